@@ -31,7 +31,7 @@ struct probe_result {
 /* Fills *@ret; returns 0, or -errno when the device could not be read. */
 int probe_signature(int fd, const char *path, struct probe_result *ret, struct err *e);
 
-/* "an ext4 file system (label 'root')": for sentences. Returns @buf. */
+/* "a file system (ext4, label 'root')": for sentences. Returns @buf. */
 const char *probe_describe(const struct probe_result *r, char *buf, unsigned len);
 
 /*
