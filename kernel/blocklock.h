@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Who may change which blocks of a view: one table of locked ranges, used by
+ * allocating writes, discards and copies alike.
+ *
+ * Strictly first come, first served: a lock waits for every earlier lock, held
+ * or waiting, that overlaps it. Nobody may ask for a second lock of the same view
+ * while holding or awaiting one, so there is no deadlock among lockers.
+ *
+ * Reads and writes in place take no lock.
+ */
+#ifndef LC_BLOCKLOCK_H
+#define LC_BLOCKLOCK_H
+
+#include <linux/rbtree.h>
+#include <linux/spinlock.h>
+#include <linux/types.h>
+
+struct lc_locks {
+	spinlock_t lock;		/* irq-safe; nothing is taken inside it */
+	struct rb_root_cached tree;	/* every lock, held and waiting */
+	u64 seq;
+};
+
+struct lc_lock {
+	struct rb_node node;
+	u64 first, last;		/* blocks, both included */
+	u64 subtree_last;
+	u64 seq;
+	unsigned int blockers;		/* earlier locks that overlap */
+	struct list_head granted_list;
+	void (*granted)(struct lc_lock *lock);
+};
+
+void lc_locks_init(struct lc_locks *locks);
+
+/**
+ * lc_lock_range() - lock blocks @first to @first + @nr - 1
+ * @granted: called once if the lock has to be waited for, in the context of the
+ *	release that lets it go (any context, no lock held): must not sleep.
+ *
+ * @lock is the caller's and must stay until it is released.
+ * Context: any.
+ * Return: true if it is held now; then @granted is not called.
+ */
+bool lc_lock_range(struct lc_locks *locks, struct lc_lock *lock, u64 first, u64 nr,
+		   void (*granted)(struct lc_lock *lock));
+
+/**
+ * lc_unlock_range() - release a held lock, and let those go that waited for it only
+ *
+ * Context: any.
+ */
+void lc_unlock_range(struct lc_locks *locks, struct lc_lock *lock);
+
+/* Whether any lock, held or awaited, overlaps the range. Context: any. */
+bool lc_range_locked(struct lc_locks *locks, u64 first, u64 nr);
+
+#endif

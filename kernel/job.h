@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * A copy job from the inside: shared by job.c (life cycle, messages, status),
+ * copy.c (the engine) and beforewrite.c (what guests' writes see). copy.h is
+ * what the rest of the module sees.
+ *
+ * Who may touch what: all the engine's state belongs to the job's work item,
+ * which never runs twice at once, so it needs no lock. Others hand it
+ * things through lists under @lock (finished pieces, granted block locks, new waits)
+ * and kick it. State, result and what status prints are under @lock too.
+ */
+#ifndef LC_JOB_H
+#define LC_JOB_H
+
+#include <linux/atomic.h>
+#include <linux/list.h>
+#include <linux/spinlock.h>
+#include <linux/types.h>
+#include <linux/workqueue.h>
+#include <uapi/linux/dm-livechain.h>
+
+#include "blocklock.h"
+#include "copy.h"
+#include "logic/job-states.h"
+#include "logic/ratelimit.h"
+
+/* Buffers are 64 KiB, the smallest grain. */
+#define LC_BUF_ORDER (16 - PAGE_SHIFT)
+#define LC_BUF_PAGES (1 << LC_BUF_ORDER)
+#define LC_BUF_BYTES 65536u
+#define LC_BUF_SECTORS (LC_BUF_BYTES >> SECTOR_SHIFT)
+/* The background copies pieces of 1 MiB, 8 at a time; the rest is for guests' writes. */
+#define LC_PIECE_SECTORS 2048u
+#define LC_BACKGROUND_PIECES 8
+#define LC_GUEST_BUFS 64
+#define LC_JOB_BUFS (LC_BACKGROUND_PIECES * (LC_PIECE_SECTORS / LC_BUF_SECTORS) + LC_GUEST_BUFS)
+#define LC_JOB_PIECES (LC_BACKGROUND_PIECES + LC_GUEST_BUFS)
+/* The largest piece with data: one grain of the largest size. */
+#define LC_GRAIN_MAX_SECTORS 4096u
+#define LC_PIECE_BUFS (LC_GRAIN_MAX_SECTORS / LC_BUF_SECTORS)
+
+/* 64 KiB of memory; contiguous where that could be had. */
+struct lc_buf {
+	struct list_head list;
+	bool contiguous;
+	struct page *page[LC_BUF_PAGES];
+};
+
+enum lc_piece_step {
+	LC_STEP_LOCK,		/* waits for its blocks */
+	LC_STEP_READ,
+	LC_STEP_WRITE,
+	LC_STEP_FLUSH,		/* the last: the destination's cache */
+};
+
+/* A run of whole grains in hand. Owned by the work item, or by the I/O or lock it waits for. */
+struct lc_piece {
+	struct list_head list;	/* job->pieces, ->done, ->retry, ->waiting */
+	struct lc_job *job;
+	struct lc_copy_wait *wait; /* the writer that it serves, or NULL */
+	u64 grain, nr;
+	enum lc_piece_step step;
+	bool zero;		/* reads as zeros: nothing in the buffers */
+	bool locked;
+	struct lc_block_lock lock;
+	atomic_t pending;	/* bios, and one for the submitter */
+	blk_status_t status;	/* the first error of any bio */
+	unsigned int nr_bufs;
+	struct lc_buf *buf[LC_PIECE_BUFS];
+};
+
+struct lc_job {
+	struct lc_view *view;
+	struct list_head list;	/* view->jobs.list, under its mutex */
+	struct list_head cbw;	/* view->jobs.cbw: RCU */
+	struct rcu_work free_work;
+
+	/* fixed for life */
+	char name[LIVECHAIN_NAME_MAX + 1];
+	unsigned int layer;
+	bool before_write;
+	unsigned int grain_shift; /* sectors */
+	u64 nr_grains, nr_sectors;
+	bool stop_on[2];	/* policy by lc_job_side: stop, or report */
+	unsigned long timeout;	/* jiffies; 0: none */
+
+	spinlock_t lock;	/* irq-safe; guards up to the next blank line */
+	enum lc_job_state state;
+	bool user_paused;	/* created, but to start paused */
+	bool ending;		/* result decided, not yet concluded */
+	bool stopped;		/* by a policy: paused until the verb resume */
+	bool retry_now;		/* that verb has come */
+	bool speed_new;
+	enum lc_job_side side;	/* of the error that ended or stopped it */
+	int error;		/* negative errno; -ECANCELED: cancelled */
+	u64 speed;
+	u64 copied;		/* bytes */
+	struct list_head done;	/* pieces whose lock or I/O has come */
+	struct list_head waits_new;
+
+	/* the work item's own */
+	struct delayed_work work;
+	unsigned long *todo;	/* before-write: grains still to be read; bits cleared with release */
+	u64 left;		/* grains not yet read */
+	u64 cursor;		/* the background's next grain */
+	bool flushed;
+	bool no_write_zeroes;	/* the destination refused one */
+	struct lc_ratelimit rate;
+	struct list_head waits;	/* writers, in order of arrival */
+	struct list_head retry;	/* pieces that an error stopped */
+	struct list_head pieces; /* free */
+	struct list_head bufs;	/* free */
+	unsigned int nr_bufs;
+	unsigned int background; /* pieces of the background in hand */
+	struct lc_piece *piece_mem;
+	struct lc_buf *buf_mem;
+
+	atomic_t inflight;	/* pieces that wait for a lock or for I/O */
+};
+
+/* job.c */
+
+/** lc_job_kick() - Have the job's work item run soon. Any context. */
+void lc_job_kick(struct lc_job *job);
+
+/** __lc_job_set_state() - The one writer of job->state; job->lock held. Raises an event. */
+void __lc_job_set_state(struct lc_job *job, enum lc_job_state state);
+
+/**
+ * lc_job_fail() - Apply the error policy.
+ *
+ * Return: true: the job stopped, and what failed is to be kept for a retry; false: it is ending.
+ * Process context.
+ */
+bool lc_job_fail(struct lc_job *job, enum lc_job_side side, int error);
+
+/** lc_job_end() - Decide the result, once; 0: ok. Any context. */
+void lc_job_end(struct lc_job *job, enum lc_job_side side, int error);
+
+/* copy.c */
+
+/** lc_copy_engine_init() - Memory for the engine; lc_copy_engine_exit() also after a failure. */
+int lc_copy_engine_init(struct lc_job *job);
+void lc_copy_engine_exit(struct lc_job *job);
+
+/** lc_copy_work() - The work item. */
+void lc_copy_work(struct work_struct *work);
+
+/**
+ * lc_copy_grains() - Begin to copy a run of grains for a writer that holds their lock.
+ *
+ * From the work item. Return: how many grains were begun or found done; 0: no memory is free, or the
+ * map is absent.
+ */
+u64 lc_copy_grains(struct lc_job *job, struct lc_copy_wait *wait, u64 grain, u64 nr);
+
+/* beforewrite.c; from the work item */
+
+/** lc_waits_serve() - Begin what writers wait for. */
+void lc_waits_serve(struct lc_job *job);
+
+/** lc_wait_piece_read() - A piece that served @wait has been read. */
+void lc_wait_piece_read(struct lc_copy_wait *wait);
+
+/** lc_waits_release() - Let every writer go on: the job is ending. */
+void lc_waits_release(struct lc_job *job);
+
+/** lc_waits_requeue() - Send back writers that have nothing in flight: a noflush suspend. */
+void lc_waits_requeue(struct lc_job *job);
+
+/** lc_waits_due() - Return: jiffies until the oldest writer has waited too long; 0: it has. */
+unsigned long lc_waits_due(struct lc_job *job);
+
+#endif
