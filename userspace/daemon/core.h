@@ -14,10 +14,10 @@
 
 #include <stdbool.h>
 
-#include "../lib/err.h"
-#include "../lib/ev.h"
-#include "../lib/json.h"
-#include "../lib/worker.h"
+#include "lib/err.h"
+#include "lib/ev.h"
+#include "lib/json.h"
+#include "lib/worker.h"
 
 struct daemon {
 	struct ev *ev;

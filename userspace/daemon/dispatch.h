@@ -16,7 +16,6 @@
 
 #include "qapi.h"
 
-struct daemon;
 struct qmp_call;
 
 enum qmp_command_flags {
@@ -90,6 +89,8 @@ typedef void (*qmp_reply_fn)(struct json *reply, void *arg);
 /* Returns the call if it is still under way, otherwise NULL. */
 struct qmp_call *qmp_dispatch(struct qmp_session *session, struct json *request,
 			      qmp_reply_fn reply, void *arg);
+/* The session of the client that called; NULL from inside or when it is gone. */
+struct qmp_session *qmp_call_session(const struct qmp_call *call);
 /* The client is gone: the call's answer goes nowhere. */
 void qmp_call_abandon(struct qmp_call *call);
 /* An error object without id, for input that is no request. Owned by the caller. */

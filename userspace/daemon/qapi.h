@@ -30,8 +30,8 @@
 #ifndef LIVECHAIN_QAPI_H
 #define LIVECHAIN_QAPI_H
 
-#include "../lib/err.h"
-#include "../lib/json.h"
+#include "lib/err.h"
+#include "lib/json.h"
 
 enum qapi_kind {
 	QAPI_K_STR,

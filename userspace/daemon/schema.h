@@ -3,7 +3,7 @@
 #ifndef LIVECHAIN_SCHEMA_H
 #define LIVECHAIN_SCHEMA_H
 
-#include "../lib/json.h"
+#include "lib/json.h"
 
 /* The array of SchemaInfo. Owned by the caller. */
 struct json *schema_build(void);
