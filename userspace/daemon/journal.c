@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include <errno.h>
+#include <unistd.h>
+
+#include "../lib/log.h"
+#include "../lib/util.h"
+#include "journal.h"
+
+static char *journal_dir;
+
+void journal_init(const char *state_dir)
+{
+	free(journal_dir);
+	journal_dir = path_join(state_dir, "grants");
+}
+
+/* FNV-1a of the image's path: a name for its journal. The path itself is inside. */
+static char *journal_path(const char *image)
+{
+	uint64_t h = 0xcbf29ce484222325ULL;
+
+	for (const unsigned char *p = (const unsigned char *)image; *p; p++)
+		h = (h ^ *p) * 0x100000001b3ULL;
+	return xasprintf("%s/%016llx", journal_dir, (unsigned long long)h);
+}
+
+int journal_open(const char *image, struct err *e)
+{
+	_cleanup_free_ char *path = journal_path(image);
+	_cleanup_free_ char *text = xasprintf("%s\n", image);
+	int r;
+
+	if (!access(path, F_OK))
+		return 0;
+	r = path_mkdirs(journal_dir, 0700, e);
+	return r ? r : write_file_durably(path, text, strlen(text), 0600, e);
+}
+
+void journal_close(const char *image)
+{
+	_cleanup_free_ char *path = journal_path(image);
+
+	if (unlink(path) && errno != ENOENT)
+		log_warn("cannot remove the journal '%s' of '%s': %s", path, image, strerror(errno));
+}
+
+int journal_recover(const char *image, struct qcow2 *img, struct err *e)
+{
+	_cleanup_free_ char *path = journal_path(image);
+	struct qcow2_range all = { 0, 0 };
+	struct qcow2_info info;
+	uint64_t freed = 0;
+	int r;
+
+	if (access(path, F_OK))
+		return 0;
+	qcow2_get_info(img, &info);
+	all.len = info.host_size;
+	r = qcow2_reclaim(img, &all, 1, 0, &freed, e);
+	if (r)
+		return r;
+	if (freed)
+		log_notice("'%s': took back %llu bytes that a crash had left allocated", image,
+			   (unsigned long long)freed);
+	journal_close(image);
+	return 0;
+}

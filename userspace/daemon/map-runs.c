@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * From a chain of images to the runs of a map message.
+ *
+ * A range is looked up in the top image; what that leaves unallocated is looked
+ * up in the image below, and so on. A backing image that is shorter than its
+ * overlay reads as zeros behind its end.
+ */
+#include <errno.h>
+
+#include "view.h"
+
+struct runs {
+	struct view *v;
+	struct strbuf *out;
+	struct err *e;
+	uint64_t block; /* bytes */
+	uint64_t end;	/* of the view, bytes: the last block may be cut there */
+	/* the run that is being collected; count 0: none */
+	uint64_t count;
+	char kind; /* 'd', 'z' (no layer), 'l' (zero of a layer), 'k' (zero that keeps space) */
+	int layer;
+	uint64_t sector;
+	bool shared;
+};
+
+struct level {
+	struct runs *r;
+	struct node *node;
+	int layer;
+};
+
+static int lookup(struct runs *r, struct node *n, uint64_t off, uint64_t len);
+
+static void flush_run(struct runs *r)
+{
+	if (!r->count)
+		return;
+	strbuf_addf(r->out, " %llu:%c", (unsigned long long)r->count, r->kind == 'd' ? 'd' : 'z');
+	if (r->kind != 'z')
+		strbuf_addf(r->out, ":%d", r->layer);
+	if (r->kind == 'd' || r->kind == 'k')
+		strbuf_addf(r->out, ":%llu", (unsigned long long)r->sector);
+	if (r->shared)
+		strbuf_adds(r->out, ":s");
+	r->count = 0;
+}
+
+static int emit(struct runs *r, uint64_t off, uint64_t len, char kind, int layer, uint64_t host,
+		bool shared)
+{
+	uint64_t sectors = r->block / 512, count;
+	bool place = kind == 'd' || kind == 'k';
+
+	if (off + len == r->end)
+		len = (len + r->block - 1) / r->block * r->block;
+	if (off % r->block || len % r->block || host % 512)
+		return err_set(r->e, EINVAL,
+			       "'%s': data at offset %llu does not fit the blocks of %llu bytes that the device has; detach and attach it again",
+			       r->v->dm, (unsigned long long)off, (unsigned long long)r->block);
+	count = len / r->block;
+	if (r->count && r->kind == kind && r->layer == layer && r->shared == shared &&
+	    (!place || r->sector + r->count * sectors == host / 512)) {
+		r->count += count;
+		return 0;
+	}
+	flush_run(r);
+	r->count = count;
+	r->kind = kind;
+	r->layer = layer;
+	r->sector = place ? host / 512 : 0;
+	r->shared = shared;
+	return 0;
+}
+
+static int on_run(void *arg, const struct qcow2_run *q)
+{
+	struct level *l = arg;
+	struct runs *r = l->r;
+
+	switch (q->kind) {
+	case QCOW2_UNALLOCATED:
+		return lookup(r, l->node->backing, q->guest_off, q->len);
+	case QCOW2_ZERO_PLAIN:
+		return emit(r, q->guest_off, q->len, 'l', l->layer, 0, false);
+	case QCOW2_ZERO_ALLOC:
+		return emit(r, q->guest_off, q->len, 'k', l->layer, q->host_off, !q->copied);
+	case QCOW2_DATA:
+		return emit(r, q->guest_off, q->len, 'd', l->layer, q->host_off, !q->copied);
+	}
+	return -EINVAL;
+}
+
+static int lookup_in(struct runs *r, struct node *n, uint64_t off, uint64_t len)
+{
+	struct view_layer *vl = view_layer_of(r->v, n);
+	struct level l = { r, n, vl ? vl->id : 0 };
+
+	if (!vl)
+		return err_set(r->e, EINVAL, "'%s': image '%s' is not a layer of the device",
+			       r->v->dm, n->file->filename);
+	if (n->driver == NODE_RAW)
+		return emit(r, off, len, 'd', l.layer, off, false);
+	return qcow2_map(n->img, off, len, on_run, &l, r->e);
+}
+
+static int lookup(struct runs *r, struct node *n, uint64_t off, uint64_t len)
+{
+	uint64_t inside;
+	int ret;
+
+	if (!n || off >= n->size)
+		return emit(r, off, len, 'z', 0, 0, false);
+	inside = n->size - off < len ? n->size - off : len;
+	ret = lookup_in(r, n, off, inside);
+	if (ret || inside == len)
+		return ret;
+	return emit(r, off + inside, len - inside, 'z', 0, 0, false);
+}
+
+int map_runs(struct view *v, uint64_t off, uint64_t len, struct strbuf *out, struct err *e)
+{
+	struct runs r = {
+		.v = v,
+		.out = out,
+		.e = e,
+		.block = (uint64_t)v->block * 512,
+		.end = v->sectors * 512,
+	};
+	int ret = lookup(&r, v->top, off, len);
+
+	flush_run(&r);
+	return ret;
+}

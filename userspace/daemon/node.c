@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* The registry of nodes: names, references, the end of a node. */
+#include <errno.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include "ctl.h"
+#include "node.h"
+
+struct list node_list = LIST_INIT(node_list);
+
+static unsigned anonymous_nr = 100;
+
+static const char *const driver_names[] = {
+	[NODE_FILE] = "file",
+	[NODE_HOST_DEVICE] = "host_device",
+	[NODE_RAW] = "raw",
+	[NODE_QCOW2] = "qcow2",
+};
+
+const char *node_driver_name(enum node_driver d)
+{
+	return driver_names[d];
+}
+
+struct node *node_find(const char *name)
+{
+	struct node *n;
+
+	list_for_each(n, &node_list, link) {
+		if (streq(n->name, name))
+			return n;
+	}
+	return NULL;
+}
+
+int node_check_name(const char *name, struct err *e)
+{
+	if (!id_wellformed(name, NODE_NAME_MAX))
+		return err_set(e, EINVAL, "Invalid node-name: '%s'", name);
+	if (node_find(name))
+		return err_set(e, EEXIST, "Duplicate nodes with node-name='%s'", name);
+	return 0;
+}
+
+struct node *node_new(enum node_driver driver, const char *name)
+{
+	struct node *n = xcalloc(1, sizeof(*n));
+
+	n->driver = driver;
+	n->fd = -1;
+	n->loop = (struct loop_dev)LOOP_DEV_INIT;
+	list_init(&n->link);
+	if (name)
+		snprintf(n->name, sizeof(n->name), "%s", name);
+	else
+		snprintf(n->name, sizeof(n->name), "#block%u", anonymous_nr++);
+	return n;
+}
+
+void node_link(struct node *n)
+{
+	core_lock();
+	list_add_tail(&node_list, &n->link);
+	core_unlock();
+}
+
+static void node_free(struct node *n)
+{
+	core_lock();
+	list_del(&n->link);
+	core_unlock();
+	qcow2_close(n->img);
+	qio_free(n->qio);
+	loop_detach(&n->loop);
+	if (n->fd >= 0)
+		close(n->fd);
+	free(n->filename);
+	free(n->backing_name);
+	free(n);
+}
+
+void node_put(struct node *n)
+{
+	while (n && !n->monitor && !n->parents && !n->users) {
+		struct node *file = n->file, *backing = n->backing;
+
+		node_free(n);
+		if (file) {
+			core_lock();
+			file->parents--;
+			core_unlock();
+			node_put(file);
+		}
+		if (!backing)
+			return;
+		core_lock();
+		backing->parents--;
+		core_unlock();
+		n = backing;
+	}
+}
+
+void node_set_backing(struct node *n, struct node *backing)
+{
+	struct node *old = n->backing;
+
+	core_lock();
+	n->backing = backing;
+	if (backing)
+		backing->parents++;
+	if (old)
+		old->parents--;
+	core_unlock();
+	node_put(old);
+}
+
+static const struct node *parent_of(const struct node *n)
+{
+	struct node *p;
+
+	list_for_each(p, &node_list, link) {
+		if (p->file == n || p->backing == n)
+			return p;
+	}
+	return NULL;
+}
+
+int node_check_free(const struct node *n, struct err *e)
+{
+	const struct node *p = parent_of(n);
+
+	if (n->job)
+		return err_set(e, EBUSY,
+			       "Node '%s' is busy: block device is in use by block job: %s",
+			       n->name, n->job_type);
+	if (p)
+		return err_set(e, EBUSY, "Node '%s' is busy: node is used as %s of '%s'", n->name,
+			       p->file == n ? "file" : "backing hd", p->name);
+	return 0;
+}
+
+int node_del(const char *name, struct err *e)
+{
+	struct node *n = node_find(name);
+
+	if (!n)
+		return err_set(e, ENOENT, "Failed to find node with node-name='%s'", name);
+	if (n->job)
+		return node_check_free(n, e);
+	if (!n->monitor)
+		return err_set(e, EPERM, "Node %s is not owned by the monitor", name);
+	if (n->parents || n->users)
+		return err_set(e, EBUSY, "Node '%s' is busy: %s%s'", name,
+			       n->parents ? "node is used by '" : "it is exported as a 'dm",
+			       n->parents ? parent_of(n)->name : "' device: block-export-del first, '");
+	core_lock();
+	n->monitor = false;
+	core_unlock();
+	node_put(n);
+	return 0;
+}
+
+static struct json *node_save_one(const struct node *n)
+{
+	return json_pack("{s:s, s:s, s:b, s:b, s:s?, s:s?, s:s?, s:s?}", "name", n->name, "driver",
+			 node_driver_name(n->driver), "read-only", n->read_only, "monitor",
+			 n->monitor, "filename", n->filename, "file",
+			 n->file ? n->file->name : NULL, "backing",
+			 n->backing ? n->backing->name : NULL, "backing-name", n->backing_name);
+}
+
+struct json *node_save(void)
+{
+	struct json *arr = json_arr();
+	struct node *n;
+
+	list_for_each(n, &node_list, link)
+		json_append(arr, node_save_one(n));
+	return arr;
+}
+
+static int driver_of(const char *name, enum node_driver *ret, struct err *e)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(driver_names); i++) {
+		if (streq(driver_names[i], name)) {
+			*ret = i;
+			return 0;
+		}
+	}
+	return err_set(e, EINVAL, "state: node driver '%s' is unknown", name);
+}
+
+/* Protocol nodes first (@protocols), then format nodes, in the order of the file. */
+static int restore_one(struct json *j, bool protocols, struct err *e)
+{
+	struct node_open_flags flags = { .adopt = true };
+	const char *name, *drv, *filename = NULL, *file = NULL;
+	bool ro, monitor;
+	enum node_driver driver;
+	struct node *n;
+	int r;
+
+	if ((r = json_need_str(j, "name", &name, e)) || (r = json_need_str(j, "driver", &drv, e)) ||
+	    (r = json_need_bool(j, "read-only", &ro, e)) ||
+	    (r = json_need_bool(j, "monitor", &monitor, e)) || (r = driver_of(drv, &driver, e)) ||
+	    (r = json_opt_str(j, "filename", &filename, e)) ||
+	    (r = json_opt_str(j, "file", &file, e)))
+		return r;
+	if ((driver == NODE_FILE || driver == NODE_HOST_DEVICE) != protocols)
+		return 0;
+	if (protocols) {
+		r = node_file_open(driver, filename, name, ro, flags, &n, e);
+	} else {
+		struct node *f = file ? node_find(file) : NULL;
+
+		if (!f)
+			return err_set(e, EINVAL, "state: node '%s' has no file node", name);
+		r = node_format_open(driver, f, name, ro, flags, &n, e);
+	}
+	if (!r)
+		n->monitor = monitor;
+	return r;
+}
+
+static int restore_backing(struct json *j)
+{
+	struct node *n = node_find(json_str_of(json_get(j, "name")));
+	const char *backing = json_str_of(json_get(j, "backing"));
+	const char *backing_name = json_str_of(json_get(j, "backing-name"));
+
+	if (!n)
+		return 0;
+	free(n->backing_name);
+	n->backing_name = backing_name ? xstrdup(backing_name) : NULL;
+	if (backing && node_find(backing))
+		node_set_backing(n, node_find(backing));
+	return 0;
+}
+
+int node_restore(struct json *nodes, struct err *e)
+{
+	int r = 0;
+
+	for (unsigned pass = 0; pass < 2; pass++) {
+		for (size_t i = 0; i < json_len(nodes) && !r; i++)
+			r = restore_one(json_at(nodes, i), pass == 0, e);
+	}
+	for (size_t i = 0; i < json_len(nodes) && !r; i++)
+		r = restore_backing(json_at(nodes, i));
+	for (size_t i = 0; i < json_len(nodes); i++) {
+		unsigned nr;
+		const char *name = json_str_of(json_get(json_at(nodes, i), "name"));
+
+		if (name && sscanf(name, "#block%u", &nr) == 1 && nr >= anonymous_nr)
+			anonymous_nr = nr + 1;
+	}
+	return r;
+}

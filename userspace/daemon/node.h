@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Block nodes: QEMU's word for an opened image layer. A *protocol* node (file,
+ * host_device) is where bytes are: a descriptor, its image locks, the block device that
+ * the kernel target is given. A *format* node (qcow2, raw) gives them a meaning
+ * and has a protocol node as its child `file` and, qcow2 only, a
+ * format node as its child `backing`.
+ *
+ * Owned by the control thread (ctl.h). A node lives as long as someone refers to it:
+ * blockdev-add (`monitor`), a parent, an export, a job.
+ */
+#ifndef LIVECHAIN_NODE_H
+#define LIVECHAIN_NODE_H
+
+#include <sys/types.h>
+
+#include "../block/loop.h"
+#include "../image/lock.h"
+#include "lib/err.h"
+#include "lib/json.h"
+#include "lib/list.h"
+#include "../qcow2/qcow2.h"
+
+#define NODE_NAME_MAX 31
+#define NODE_DEPTH_MAX 200 /* images in one chain */
+
+enum node_driver { NODE_FILE, NODE_HOST_DEVICE, NODE_RAW, NODE_QCOW2 };
+
+struct node {
+	struct list link;	      /* in node_list */
+	char name[NODE_NAME_MAX + 1]; /* "#block12" when made up */
+	enum node_driver driver;
+	bool monitor;	  /* added by blockdev-add, so blockdev-del may end it */
+	bool read_only;
+	unsigned parents; /* nodes that have it as child */
+	unsigned users;	  /* exports and jobs */
+	const char *job;  /* id and ... */
+	const char *job_type; /* type of the job that holds it; NULL: none */
+	char *filename;	  /* absolute path of the protocol node's file */
+	struct node *file, *backing;
+
+	/* protocol nodes */
+	int fd;
+	dev_t dev; /* identity of the file: against loops in a chain */
+	ino_t ino;
+	dev_t rdev; /* host_device: the device */
+	struct image_lock lock;
+	bool lock_adopted; /* the loop device of an earlier daemon holds the locks */
+	struct loop_dev loop; /* set up when first used as a layer */
+
+	/* format nodes */
+	uint64_t size; /* virtual, bytes; of protocol nodes: the file's at open */
+	struct qio *qio;
+	struct qcow2 *img;
+	struct qcow2_info info;
+	char *backing_name; /* as the header has it; NULL: none */
+};
+
+extern struct list node_list;
+
+static inline bool node_is_protocol(const struct node *n)
+{
+	return n->driver == NODE_FILE || n->driver == NODE_HOST_DEVICE;
+}
+
+/* The protocol node under @n (itself, if it is one). */
+static inline struct node *node_protocol(struct node *n)
+{
+	return node_is_protocol(n) ? n : n->file;
+}
+
+const char *node_driver_name(enum node_driver d);
+
+/* NULL if there is none. */
+struct node *node_find(const char *name);
+
+struct node_open_flags {
+	bool adopt; /* after a restart: the kernel may still hold locks and loop devices */
+};
+
+/*
+ * Opens what @opts (BlockdevOptions) describes, with its children. A root of blockdev-add has
+ * a name and is marked so. *@ret has no reference yet. On failure nothing is left.
+ */
+int node_add(struct json *opts, struct node **ret, struct err *e);
+
+/* As blockdev-del: ends a node that nobody uses. */
+int node_del(const char *name, struct err *e);
+
+/*
+ * Opens @filename as format @driver above an unnamed file node, as a child or an overlay
+ * would be: @name NULL makes one up; its backing file is not opened. Not a monitor's node.
+ */
+int node_open_image(enum node_driver driver, const char *filename, const char *name,
+		    bool read_only, struct node **ret, struct err *e);
+
+/* Makes @backing (NULL: none) the backing child of @n. */
+void node_set_backing(struct node *n, struct node *backing);
+
+/*
+ * Drops @n if nobody refers to it any more, and then its children likewise.
+ */
+void node_put(struct node *n);
+
+/*
+ * Turns a format node read-only (it became a backing image): others may read the file from
+ * now on, nobody may write it.
+ */
+int node_make_read_only(struct node *n, struct err *e);
+
+/* The device that the kernel target uses for @n: its own, or a loop device set up now. */
+int node_layer_device(struct node *n, dev_t *ret, struct err *e);
+
+/* Tells the loop device under @n that its file has grown. */
+int node_update_capacity(struct node *n, struct err *e);
+
+/* 'Node X is busy: ...' with -EBUSY if a job has it or it is somebody's backing file. */
+int node_check_free(const struct node *n, struct err *e);
+
+/* For the state folder: all nodes, and making them again. */
+struct json *node_save(void);
+int node_restore(struct json *nodes, struct err *e);
+
+/* For the other node-*.c files. */
+struct node *node_new(enum node_driver driver, const char *name);
+void node_link(struct node *n);
+int node_check_name(const char *name, struct err *e);
+int node_file_open(enum node_driver driver, const char *filename, const char *name,
+		   bool read_only, struct node_open_flags flags, struct node **ret, struct err *e);
+int node_format_open(enum node_driver driver, struct node *file, const char *name, bool read_only,
+		     struct node_open_flags flags, struct node **ret, struct err *e);
+
+#endif

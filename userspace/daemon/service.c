@@ -1,0 +1,435 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * What the kernel asks of the daemon while a device runs: slices of the map,
+ * homes of records, space. One thread for each view, so that none waits for
+ * another's storage or for a blocking dm call.
+ *
+ * Order that crash safety rests on (Documentation/design/crash-consistency.rst):
+ * I1 a range is granted only when its refcounts and its space are durable;
+ * I2 a table becomes a home only when it is reachable, durable and has its space;
+ * I3 the journal is there before the first grant.
+ */
+#include <errno.h>
+#include <stdio.h>
+
+#include "../lib/ev.h"
+#include "../lib/log.h"
+#include "ctl.h"
+#include "journal.h"
+#include "view.h"
+
+#define SLICE_BLOCKS	  512
+#define GRANT_BYTES	  (64ULL << 20)
+#define GRANT_MIN	  (1ULL << 20)
+#define RETRY_MS	  1000
+#define BATCH_MAX	  16384 /* slices in one message */
+#define BATCH_TEXT	  (128 << 10)
+#define TABLE_WINDOW	  4 /* regions made ready with the one that is needed */
+
+void (*service_jobs_changed)(struct view *v);
+
+static uint64_t slice_bytes(const struct view *v)
+{
+	return (uint64_t)v->block * 512 * SLICE_BLOCKS;
+}
+
+static uint64_t slice_count(const struct view *v)
+{
+	uint64_t sectors = (uint64_t)v->block * SLICE_BLOCKS;
+
+	return (v->sectors + sectors - 1) / sectors;
+}
+
+static uint64_t view_bytes(const struct view *v)
+{
+	return v->sectors * 512;
+}
+
+int service_load(struct view *v, uint64_t first, uint64_t n, struct err *e)
+{
+	_cleanup_strbuf_ struct strbuf text = STRBUF_INIT;
+	_cleanup_free_ char *reply = NULL;
+	uint64_t off = first * slice_bytes(v), len = n * slice_bytes(v);
+	int r;
+
+	if (off >= view_bytes(v))
+		return 0;
+	if (off + len > view_bytes(v))
+		len = view_bytes(v) - off;
+	strbuf_addf(&text, "map %llu %llu", (unsigned long long)v->generation,
+		    (unsigned long long)first * SLICE_BLOCKS);
+	r = map_runs(v, off, len, &text, e);
+	if (r)
+		return r;
+	if (text.len > BATCH_TEXT && v->ahead_batch > 16)
+		v->ahead_batch /= 2;
+	else if (text.len < BATCH_TEXT / 4 && v->ahead_batch < BATCH_MAX)
+		v->ahead_batch *= 2;
+	return dm_message(v->dm, strbuf_str(&text), &reply, e);
+}
+
+/* The tables of [@off, +@len), in the image and for sure: I2. */
+static int ready_tables(struct node *n, uint64_t off, uint64_t len, struct qcow2_table **ret,
+			size_t *ret_n, struct err *e)
+{
+	bool fresh = false;
+	int r = qcow2_prepare_tables(n->img, off, len, ret, ret_n, e);
+
+	for (size_t i = 0; i < *ret_n && !r; i++) {
+		if (!(*ret)[i].fresh)
+			continue;
+		fresh = true;
+		r = n->qio->allocate(n->qio, (*ret)[i].host_off, n->info.cluster_size, e);
+	}
+	if (fresh && !r)
+		r = n->qio->flush(n->qio, e);
+	return r ? r : node_update_capacity(n, e);
+}
+
+int service_homes(struct view *v, int id, uint64_t off, uint64_t len, struct err *e)
+{
+	struct node *n = view_layer(v, id)->node;
+	_cleanup_strbuf_ struct strbuf text = STRBUF_INIT;
+	_cleanup_free_ struct qcow2_table *tables = NULL;
+	uint64_t units = (view_bytes(v) + n->info.cluster_size - 1) / n->info.cluster_size;
+	uint64_t per_table = n->info.region_size / n->info.cluster_size;
+	size_t nr = 0;
+	int r;
+
+	r = journal_open(n->file->filename, e);
+	if (!r)
+		r = ready_tables(n, off, len, &tables, &nr, e);
+	if (r)
+		return r;
+	strbuf_addf(&text, "home %d", id);
+	for (size_t i = 0; i < nr; i++) {
+		uint64_t first = tables[i].guest_off / n->info.cluster_size;
+		uint64_t count = first + per_table > units ? units - first : per_table;
+
+		if (tables[i].fresh && v->ahead_tables)
+			v->ahead_tables--;
+		strbuf_addf(&text, " %llu+%llu@%llu", (unsigned long long)first,
+			    (unsigned long long)count,
+			    (unsigned long long)tables[i].host_off / 512);
+	}
+	return nr ? dm_message(v->dm, strbuf_str(&text), NULL, e) : 0;
+}
+
+static uint64_t grain_bytes(const struct view *v, const struct node *n)
+{
+	uint64_t block = (uint64_t)v->block * 512;
+
+	return block > n->info.cluster_size ? block : n->info.cluster_size;
+}
+
+int service_grant(struct view *v, int id, uint64_t bytes, struct err *e)
+{
+	struct view_layer *l = view_layer(v, id);
+	struct node *n = l->node;
+	uint64_t cs = n->info.cluster_size, grain = grain_bytes(v, n);
+	_cleanup_strbuf_ struct strbuf text = STRBUF_INIT;
+	_cleanup_free_ struct qcow2_range *ranges = NULL;
+	size_t nr = 0;
+	int r;
+
+	bytes = (bytes + grain - 1) / grain * grain;
+	r = journal_open(n->file->filename, e); /* I3 */
+	if (!r) /* I1 */
+		r = qcow2_alloc_clusters(n->img, bytes / cs, grain / cs, &ranges, &nr, e);
+	if (r)
+		return r;
+	r = node_update_capacity(n, e);
+	strbuf_addf(&text, "grant %d %llu", id, (unsigned long long)l->last_grant + 1);
+	for (size_t i = 0; i < nr; i++)
+		strbuf_addf(&text, " %llu+%llu", (unsigned long long)ranges[i].off / 512,
+			    (unsigned long long)ranges[i].len / 512);
+	if (!r)
+		r = dm_message(v->dm, strbuf_str(&text), NULL, e);
+	if (r)
+		(void)qcow2_free_clusters(n->img, ranges, nr, QCOW2_KEEP_SIZE, NULL);
+	else
+		l->last_grant++;
+	return r;
+}
+
+/* Is space asked for less often than it could be gone? Small images get small grants. */
+static uint64_t grant_size(const struct view *v)
+{
+	uint64_t bytes = view_bytes(v) / 8;
+
+	return bytes < (8ULL << 20) ? 8ULL << 20 : bytes > GRANT_BYTES ? GRANT_BYTES : bytes;
+}
+
+static void no_space(struct view *v, const struct node *n, const struct err *e)
+{
+	v->service_retry = true;
+	if (v->nospace)
+		return;
+	v->nospace = true;
+	log_warn("'%s': writes wait for space: %s", v->dm, e->msg);
+	event_post("BLOCK_IO_ERROR",
+		   json_pack("{s:s, s:s, s:s, s:s, s:s, s:b, s:s}", "qom-path", "", "device", v->dm,
+			     "node-name", n->name, "operation", "write", "action", "stop",
+			     "nospace", 1, "reason", e->msg));
+}
+
+static void space_again(struct view *v)
+{
+	if (v->nospace)
+		log_notice("'%s': there is space again, writes go on", v->dm);
+	v->nospace = false;
+}
+
+static void service_failed(struct view *v, const char *what, const struct err *e)
+{
+	v->service_retry = true;
+	log_error("'%s': %s: %s", v->dm, what, e->msg);
+}
+
+/* A write may wait for a grant or for a table: both are space. */
+static int serve_space(struct view *v, int id, int (*fn)(struct view *, int, uint64_t, struct err *),
+		       uint64_t arg)
+{
+	struct view_layer *l = view_layer(v, id);
+	struct err e = ERR_INIT;
+	int r;
+
+	if (!l || !l->node || l->node->driver != NODE_QCOW2)
+		return 0;
+	r = fn(v, id, arg, &e);
+	if (r == -ENOSPC)
+		no_space(v, l->node, &e);
+	else if (r)
+		service_failed(v, "can't grant space", &e);
+	else
+		space_again(v);
+	return r;
+}
+
+/* Where there is no room for a grant as large as we like, a smaller one will do. */
+static int serve_pool(struct view *v, int id, uint64_t bytes, struct err *e)
+{
+	int r = service_grant(v, id, bytes, e);
+
+	while (r == -ENOSPC && bytes > GRANT_MIN) {
+		err_clear(e);
+		bytes /= 2;
+		r = service_grant(v, id, bytes, e);
+	}
+	return r;
+}
+
+static int serve_home(struct view *v, int id, uint64_t unit, struct err *e)
+{
+	struct node *n = view_layer(v, id)->node;
+	uint64_t off = unit * n->info.cluster_size;
+	uint64_t first = off / n->info.region_size * n->info.region_size;
+	uint64_t len = n->info.region_size * TABLE_WINDOW;
+
+	if (first >= view_bytes(v))
+		return 0;
+	if (first + len > view_bytes(v))
+		len = view_bytes(v) - first;
+	return service_homes(v, id, first, len, e);
+}
+
+static void serve_slices(struct view *v, char *args)
+{
+	uint64_t next = 0, n = 0, slice;
+	struct err e = ERR_INIT;
+	char *save, *w;
+	int r = 0;
+
+	for (w = strtok_r(args, " ", &save);; w = strtok_r(NULL, " ", &save)) {
+		if (w && parse_u64(w, &slice))
+			continue;
+		slice /= SLICE_BLOCKS;
+		if (w && n && slice == next + n) {
+			n++;
+			continue;
+		}
+		if (n && !r)
+			r = service_load(v, next, n, &e);
+		next = slice;
+		n = 1;
+		if (!w)
+			break;
+	}
+	if (r)
+		service_failed(v, "can't load the map", &e);
+}
+
+static void serve_homes(struct view *v, char *args)
+{
+	char *save, *w = strtok_r(args, " ", &save);
+	uint64_t id, unit;
+
+	if (!w || parse_u64(w, &id))
+		return;
+	while ((w = strtok_r(NULL, " ", &save))) {
+		if (!parse_u64(w, &unit))
+			serve_space(v, (int)id, serve_home, unit);
+	}
+}
+
+static void serve_fail(struct view *v, const char *args)
+{
+	if (v->failed)
+		return;
+	v->failed = true;
+	log_error("'%s': a record could not be written (layer, error: %s): the device takes no more writes; detach it, look at the image's storage, attach it again",
+		  v->dm, args);
+	event_post("BLOCK_IO_ERROR",
+		   json_pack("{s:s, s:s, s:s, s:s, s:s, s:b, s:s}", "qom-path", "", "device", v->dm,
+			     "node-name", v->top->name, "operation", "write", "action", "report",
+			     "nospace", 0, "reason", "a mapping record could not be written"));
+}
+
+/* One line of the answer to `requests`; returns whether somebody waits for it. */
+static bool serve_line(struct view *v, char *line)
+{
+	char *args = strchr(line, ' ');
+
+	if (!args)
+		return false;
+	*args++ = '\0';
+	if (streq(line, "slice"))
+		serve_slices(v, args);
+	else if (streq(line, "home"))
+		serve_homes(v, args);
+	else if (streq(line, "pool"))
+		serve_space(v, atoi(args), serve_pool, grant_size(v));
+	else if (streq(line, "fail"))
+		serve_fail(v, args);
+	return !streq(line, "fail");
+}
+
+static bool serve_requests(struct view *v, struct err *e)
+{
+	_cleanup_free_ char *reply = NULL;
+	char *save, *line;
+	bool any = false;
+
+	if (dm_message(v->dm, "requests", &reply, e))
+		return false;
+	for (line = strtok_r(reply, "\n", &save); line; line = strtok_r(NULL, "\n", &save))
+		any |= serve_line(v, line);
+	return any;
+}
+
+/* The tables of what is about to be loaded, as far as they may be made ahead of use. */
+static int ahead_homes(struct view *v, uint64_t n, struct err *e)
+{
+	struct view_layer *l = v->active >= 0 ? view_layer(v, v->active) : NULL;
+	uint64_t off = v->ahead * slice_bytes(v), len = n * slice_bytes(v);
+
+	if (!l || !l->node || l->node->driver != NODE_QCOW2 || !v->ahead_tables || v->nospace)
+		return 0;
+	if (len > l->node->info.region_size * v->ahead_tables)
+		len = l->node->info.region_size * v->ahead_tables;
+	if (off + len > view_bytes(v))
+		len = view_bytes(v) - off;
+	return service_homes(v, l->id, off, len, e);
+}
+
+/* Loads the next part of the map before anybody asks. */
+static void load_ahead(struct view *v)
+{
+	uint64_t n = v->ahead_batch;
+	struct err e = ERR_INIT;
+	int r;
+
+	if (v->ahead >= slice_count(v))
+		return;
+	r = ahead_homes(v, n, &e);
+	if (r == -ENOSPC) { /* nobody waits for it yet: the write that does will */
+		v->ahead_tables = 0;
+		err_clear(&e);
+		r = 0;
+	}
+	if (!r)
+		r = service_load(v, v->ahead, n, &e);
+	if (r) {
+		service_failed(v, "can't load the map ahead", &e);
+		return;
+	}
+	v->ahead += n;
+	v->service_more = v->ahead < slice_count(v);
+}
+
+static void look_at_jobs(struct view *v)
+{
+	_cleanup_free_ struct view_status *st = xmalloc(sizeof(*st));
+
+	if (view_get_status(v, st, NULL))
+		return;
+	memcpy(v->seen, st->jobs, sizeof(v->seen));
+	v->nr_seen = st->nr_jobs;
+}
+
+static void service_work(void *arg)
+{
+	struct view *v = arg;
+	struct err e = ERR_INIT;
+	bool any;
+
+	pthread_mutex_lock(&v->lock);
+	v->service_more = v->service_retry = false;
+	if (!v->dead) {
+		any = serve_requests(v, &e);
+		if (e.code)
+			log_debug("'%s': requests: %s", v->dm, e.msg);
+		if (any && !v->service_retry)
+			v->service_more = true;
+		else
+			load_ahead(v);
+		look_at_jobs(v);
+	}
+	pthread_mutex_unlock(&v->lock);
+}
+
+static void service_done(void *arg)
+{
+	struct view *v = arg;
+
+	event_flush();
+	v->service_busy = false;
+	if (v->dead)
+		return;
+	if (service_jobs_changed)
+		service_jobs_changed(v);
+	if (v->service_again || v->service_more)
+		service_kick(v);
+	else if (v->service_retry)
+		ev_timer_set(v->retry, RETRY_MS);
+}
+
+static void retry_due(void *arg)
+{
+	service_kick(arg);
+}
+
+void service_kick(struct view *v)
+{
+	if (v->dead)
+		return;
+	if (!v->service) {
+		v->service = worker_queue_new(the_daemon->worker, v->dm, true);
+		v->retry = ev_timer_new(the_daemon->ev, retry_due, v);
+	}
+	v->service_again = v->service_busy;
+	if (v->service_busy)
+		return;
+	v->service_busy = true;
+	worker_submit_to(v->service, service_work, service_done, v);
+}
+
+void service_kick_all(void)
+{
+	struct view *v;
+
+	core_lock();
+	list_for_each(v, &view_list, link)
+		service_kick(v);
+	core_unlock();
+}

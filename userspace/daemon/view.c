@@ -1,0 +1,712 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* Views: devices of the kernel target, their tables and layers. */
+#include <errno.h>
+#include <stdio.h>
+#include <sys/random.h>
+#include <sys/sysmacros.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "../../include/uapi/linux/dm-livechain.h"
+#include "../lib/log.h"
+#include "ctl.h"
+#include "journal.h"
+#include "view.h"
+
+#define SLICES_AT_START	 4096
+#define TABLES_AT_START	 64
+#define TABLES_AHEAD	 512 /* tables that may be made before a write needs them */
+#define COMMIT_WAIT_MS	 2000
+
+struct list view_list = LIST_INIT(view_list);
+static struct list dead_views = LIST_INIT(dead_views);
+
+struct view *view_find(const char *dm)
+{
+	struct view *v;
+
+	list_for_each(v, &view_list, link) {
+		if (streq(v->dm, dm))
+			return v;
+	}
+	return NULL;
+}
+
+struct view *view_of_top(const struct node *n)
+{
+	struct view *v;
+
+	list_for_each(v, &view_list, link) {
+		if (v->top == n)
+			return v;
+	}
+	return NULL;
+}
+
+struct view_layer *view_layer(struct view *v, int id)
+{
+	for (unsigned i = 0; i < v->nr_layers; i++) {
+		if (v->layers[i].id == id)
+			return &v->layers[i];
+	}
+	return NULL;
+}
+
+struct view_layer *view_layer_of(struct view *v, const struct node *n)
+{
+	for (unsigned i = 0; i < v->nr_layers; i++) {
+		if (v->layers[i].node == n && !v->layers[i].dest)
+			return &v->layers[i];
+	}
+	return NULL;
+}
+
+int view_message(struct view *v, struct err *e, char **reply, const char *fmt, ...)
+{
+	_cleanup_strbuf_ struct strbuf text = STRBUF_INIT;
+	va_list ap;
+
+	va_start(ap, fmt);
+	strbuf_vaddf(&text, fmt, ap);
+	va_end(ap);
+	return dm_message(v->dm, strbuf_str(&text), reply, e);
+}
+
+int view_get_status(struct view *v, struct view_status *ret, struct err *e)
+{
+	struct dm_table t = { 0 };
+	int r = dm_status(v->dm, &t, e);
+
+	if (!r)
+		r = view_status_parse(t.params, ret, e);
+	dm_table_done(&t);
+	return r;
+}
+
+/*
+ * The largest block, at most 64 KiB, that every image of the chain can be
+ * cut into: no larger than a cluster, and no image ends within a block that
+ * another one continues.
+ */
+static int choose_block(const struct node *top, uint32_t *ret, struct err *e)
+{
+	uint64_t block = 65536;
+
+	for (const struct node *n = top; n; n = n->backing) {
+		if (n->driver == NODE_QCOW2 && n->info.cluster_size < block)
+			block = n->info.cluster_size;
+		while (n->size < top->size && n->size % block && block >= 512)
+			block /= 2;
+		if (block < LIVECHAIN_BLOCK_SECTORS_MIN * 512)
+			return err_set(e, EINVAL,
+				       "Image '%s': its size, %llu bytes, is less than that of the image above it and no multiple of 4096; grow it first (qemu-img resize)",
+				       n->file->filename, (unsigned long long)n->size);
+	}
+	*ret = block / 512;
+	return 0;
+}
+
+static void view_free(struct view *v)
+{
+	free(v->layers);
+	free(v->dm);
+	free(v->kname);
+	free(v->uuid);
+	pthread_mutex_destroy(&v->lock);
+	free(v);
+}
+
+void view_reap(void)
+{
+	struct view *v;
+
+	core_lock();
+	list_for_each(v, &dead_views, link) {
+		if (v->service_busy)
+			continue;
+		list_del(&v->link);
+		worker_queue_free(v->service);
+		ev_timer_free(v->retry);
+		view_free(v);
+	}
+	core_unlock();
+}
+
+static struct view *view_alloc(const char *dm, const char *kname, const char *uuid)
+{
+	struct view *v = xcalloc(1, sizeof(*v));
+
+	list_init(&v->link);
+	pthread_mutex_init(&v->lock, NULL);
+	v->dm = xstrdup(dm);
+	v->kname = xstrdup(kname);
+	v->uuid = xstrdup(uuid);
+	v->active = VIEW_NONE;
+	v->ahead_batch = 64;
+	v->ahead_tables = TABLES_AHEAD;
+	return v;
+}
+
+/* A name for the kernel's object: tells whose it is, and is never used twice. */
+static struct view *view_new(const char *dm, bool internal)
+{
+	_cleanup_free_ char *kname = NULL, *uuid = NULL;
+	char clean[41];
+	uint64_t rnd = 0;
+	size_t i;
+
+	if (getrandom(&rnd, sizeof(rnd), 0) != sizeof(rnd))
+		rnd = (uint64_t)time(NULL) << 20 ^ (uint64_t)getpid();
+	for (i = 0; dm[i] && i < sizeof(clean) - 1; i++)
+		clean[i] = strchr("#/ ", dm[i]) ? '_' : dm[i];
+	clean[i] = '\0';
+	kname = xasprintf("%s.%08x", clean, (unsigned)rnd);
+	uuid = xasprintf("%s-%016llx", internal ? "int" : "disk", (unsigned long long)rnd);
+	return view_alloc(dm, kname, uuid);
+}
+
+static int push_layer(struct view *v, struct node *node, dev_t devno, bool dest)
+{
+	int id = v->next_id++;
+
+	v->layers = xreallocarray(v->layers, v->nr_layers + 1, sizeof(*v->layers));
+	v->layers[v->nr_layers++] = (struct view_layer){
+		.id = id,
+		.node = node,
+		.devno = devno,
+		.dest = dest,
+	};
+	return id;
+}
+
+static void pop_layer(struct view *v, int id)
+{
+	for (unsigned i = 0; i < v->nr_layers; i++) {
+		if (v->layers[i].id != id)
+			continue;
+		v->nr_layers--;
+		memmove(&v->layers[i], &v->layers[i + 1],
+			(v->nr_layers - i) * sizeof(*v->layers));
+		return;
+	}
+}
+
+/* An image on a disk that this daemon serves would wait for itself. */
+static int check_not_on_ourselves(const struct node *p, struct err *e)
+{
+	_cleanup_free_ struct dm_dev_entry *devs = NULL;
+	dev_t dev = p->driver == NODE_HOST_DEVICE ? p->rdev : p->dev;
+	int n = dm_list_devices(DM_DEV_UUID_PREFIX, &devs, e);
+
+	for (int i = 0; i < n; i++) {
+		if (devs[i].devno == dev)
+			return err_set(e, ELOOP,
+				       "Image '%s' lies on /dev/mapper/%s, a disk that livechain itself serves",
+				       p->filename, devs[i].name);
+	}
+	return n < 0 ? n : 0;
+}
+
+static int push_chain(struct view *v, struct node *top, struct err *e)
+{
+	dev_t devno;
+	int r;
+
+	for (struct node *n = top; n; n = n->backing) {
+		if (v->nr_layers == LIVECHAIN_LAYERS_MAX)
+			return err_set(e, E2BIG, "The chain of '%s' has more than %d images", v->dm,
+				       LIVECHAIN_LAYERS_MAX);
+		r = check_not_on_ourselves(node_protocol(n), e);
+		if (!r)
+			r = node_layer_device(n, &devno, e);
+		if (r)
+			return r;
+		push_layer(v, n, devno, false);
+	}
+	return 0;
+}
+
+static int make_table(const struct view *v, struct dm_table *t, struct err *e)
+{
+	_cleanup_strbuf_ struct strbuf s = STRBUF_INIT;
+	int r;
+
+	strbuf_addf(&s, "%s %u ", v->kname, v->block);
+	if (v->active == VIEW_NONE)
+		strbuf_adds(&s, "-");
+	else
+		strbuf_addf(&s, "%d", v->active);
+	strbuf_addf(&s, " %u", v->nr_layers);
+	for (unsigned i = 0; i < v->nr_layers; i++)
+		strbuf_addf(&s, " %d %u:%u 0", v->layers[i].id, major(v->layers[i].devno),
+			    minor(v->layers[i].devno));
+	strbuf_adds(&s, " 0");
+	r = dm_table_set(t, v->sectors, LIVECHAIN_TARGET_NAME, strbuf_str(&s));
+	return r ? err_set(e, -r, "Can't make a table for '%s'", v->dm) : 0;
+}
+
+/* The table as it should be now, made live. */
+static int reload(struct view *v, struct err *e)
+{
+	struct dm_table t = { 0 };
+	int r;
+
+	r = make_table(v, &t, e);
+	if (!r)
+		r = dm_load(v->dm, &t, !v->writable, e);
+	dm_table_done(&t);
+	if (r)
+		return r;
+	r = view_suspend(v, e);
+	if (!r)
+		r = view_resume(v, e);
+	if (r) { /* back to the table that is live still */
+		(void)dm_clear(v->dm, NULL);
+		(void)view_resume(v, NULL);
+	}
+	return r;
+}
+
+static int wait_committed(struct view *v)
+{
+	_cleanup_free_ struct view_status *st = xmalloc(sizeof(*st));
+	uint64_t until = ev_now_ms() + COMMIT_WAIT_MS;
+	struct timespec nap = { 0, 1000000 };
+
+	if (view_message(v, NULL, NULL, "commit"))
+		return 0;
+	while (!view_get_status(v, st, NULL) && st->unrecorded > 64 && ev_now_ms() < until)
+		nanosleep(&nap, NULL);
+	return 0;
+}
+
+/* The commit comes first, so that little is left for the time in which the guest waits. */
+int view_suspend(struct view *v, struct err *e)
+{
+	if (v->active != VIEW_NONE)
+		(void)wait_committed(v);
+	return dm_suspend(v->dm, true, e);
+}
+
+int view_resume(struct view *v, struct err *e)
+{
+	return dm_resume(v->dm, e);
+}
+
+int view_add_layer(struct view *v, struct node *node, dev_t devno, bool dest, struct err *e)
+{
+	int id, r;
+
+	pthread_mutex_lock(&v->lock);
+	id = push_layer(v, node, devno, dest);
+	pthread_mutex_unlock(&v->lock);
+	r = reload(v, e);
+	if (!r)
+		return id;
+	pthread_mutex_lock(&v->lock);
+	pop_layer(v, id);
+	pthread_mutex_unlock(&v->lock);
+	return r;
+}
+
+int view_drop_layer(struct view *v, int id, struct err *e)
+{
+	pthread_mutex_lock(&v->lock);
+	pop_layer(v, id);
+	pthread_mutex_unlock(&v->lock);
+	return reload(v, e);
+}
+
+static int describe_layer(struct view *v, int id, struct err *e)
+{
+	struct node *n = view_layer(v, id)->node;
+	struct qcow2_record rec;
+	char zero[48] = "- -";
+
+	if (n->driver == NODE_RAW)
+		return view_message(v, e, NULL, "layer %d unit %u raw", id, v->block);
+	qcow2_get_record(n->img, &rec);
+	if (rec.has_zero)
+		snprintf(zero, sizeof(zero), "0x%llx 0x%llx",
+			 (unsigned long long)rec.zero_alloc_or,
+			 (unsigned long long)rec.zero_plain);
+	return view_message(v, e, NULL, "layer %d unit %u record 9 0x%llx %s", id,
+			    n->info.cluster_size / 512, (unsigned long long)rec.data_or, zero);
+}
+
+static int prepare_qcow2(struct view *v, int id, struct err *e)
+{
+	struct node *n = view_layer(v, id)->node;
+	uint64_t bytes = v->sectors * 512, first = n->info.region_size * TABLES_AT_START;
+	int r;
+
+	r = qcow2_begin_write(n->img, e);
+	if (!r)
+		r = node_update_capacity(n, e);
+	if (r)
+		return r;
+	pthread_mutex_lock(&v->lock);
+	r = service_homes(v, id, 0, first < bytes ? first : bytes, e);
+	if (!r)
+		r = service_grant(v, id, bytes / 8 < (8 << 20) ? 8 << 20 : 64 << 20, e);
+	pthread_mutex_unlock(&v->lock);
+	if (r == -ENOSPC) { /* the first write will wait for it; reading is possible */
+		err_clear(e);
+		r = 0;
+	}
+	return r;
+}
+
+int view_prepare_active(struct view *v, int id, struct err *e)
+{
+	int r = describe_layer(v, id, e);
+
+	if (r || view_layer(v, id)->node->driver == NODE_RAW)
+		return r;
+	return prepare_qcow2(v, id, e);
+}
+
+static uint64_t all_slices(const struct view *v)
+{
+	uint64_t per = (uint64_t)v->block * LIVECHAIN_SLICE_BLOCKS;
+
+	return (v->sectors + per - 1) / per;
+}
+
+/* Loads slices up to @limit now. */
+static int load_up_to(struct view *v, uint64_t limit, struct err *e)
+{
+	int r = 0;
+
+	if (limit > all_slices(v))
+		limit = all_slices(v);
+	while (!r && v->ahead < limit) {
+		uint64_t n;
+
+		pthread_mutex_lock(&v->lock);
+		n = v->ahead_batch < limit - v->ahead ? v->ahead_batch : limit - v->ahead;
+		r = service_load(v, v->ahead, n, e);
+		if (!r)
+			v->ahead += n;
+		pthread_mutex_unlock(&v->lock);
+	}
+	return r;
+}
+
+int view_wait_loaded(struct view *v, struct err *e)
+{
+	return load_up_to(v, UINT64_MAX, e);
+}
+
+static int refresh(struct view *v, struct err *e)
+{
+	_cleanup_free_ struct view_status *st = xmalloc(sizeof(*st));
+	int r = view_get_status(v, st, e);
+
+	if (r)
+		return r;
+	pthread_mutex_lock(&v->lock);
+	v->generation = st->generation;
+	for (unsigned i = 0; i < st->nr_layers; i++) {
+		struct view_layer *l = view_layer(v, st->layers[i].id);
+
+		if (l)
+			l->last_grant = st->layers[i].last_grant;
+	}
+	pthread_mutex_unlock(&v->lock);
+	return 0;
+}
+
+/* What makes a fresh device useful: how it is written, space, the first of its map. */
+static int start_service(struct view *v, struct err *e)
+{
+	int r = refresh(v, e);
+
+	if (!r && v->active != VIEW_NONE)
+		r = view_prepare_active(v, v->active, e);
+	if (!r)
+		r = load_up_to(v, SLICES_AT_START, e);
+	return r;
+}
+
+static int create_device(struct view *v, struct err *e)
+{
+	struct dm_table t = { 0 };
+	dev_t devno;
+	int r;
+
+	r = make_table(v, &t, e);
+	if (!r)
+		r = dm_create(v->dm, v->uuid, &t, !v->writable, &devno, e);
+	dm_table_done(&t);
+	if (r)
+		return r;
+	r = start_service(v, e);
+	if (r)
+		(void)view_stop(v, NULL);
+	return r;
+}
+
+static void link_view(struct view *v, struct node *top)
+{
+	core_lock();
+	v->top = top;
+	top->users++;
+	list_add_tail(&view_list, &v->link);
+	core_unlock();
+}
+
+/* The loop frees it, once its service is idle: view_reap(). */
+static void unlink_view(struct view *v)
+{
+	struct node *top = v->top;
+
+	core_lock();
+	list_del(&v->link);
+	list_add_tail(&dead_views, &v->link);
+	v->top = NULL;
+	top->users--;
+	core_unlock();
+	node_put(top);
+}
+
+int view_start(struct node *top, const char *dm, bool writable, bool internal, struct view **ret,
+	       struct err *e)
+{
+	struct view *v = view_new(dm, internal);
+	int r;
+
+	v->writable = writable;
+	v->internal = internal;
+	v->sectors = top->size / 512;
+	v->top = top;
+	r = choose_block(top, &v->block, e);
+	if (!r)
+		r = push_chain(v, top, e);
+	if (!r && !v->sectors)
+		r = err_set(e, EINVAL, "Image '%s' has size 0: there is nothing to make a device of",
+			    top->file->filename);
+	if (r) {
+		view_free(v);
+		return r;
+	}
+	if (writable)
+		v->active = v->layers[0].id;
+	link_view(v, top);
+	r = create_device(v, e);
+	if (r) {
+		if (!v->dead)
+			view_abandon(v);
+		return r;
+	}
+	*ret = v;
+	return 0;
+}
+
+static int parse_ranges(const char *text, struct qcow2_range **ret, size_t *ret_n)
+{
+	unsigned long long off, len;
+	int used;
+
+	while (sscanf(text, " %llu+%llu%n", &off, &len, &used) == 2) {
+		*ret = xreallocarray(*ret, *ret_n + 1, sizeof(**ret));
+		(*ret)[(*ret_n)++] = (struct qcow2_range){ off * 512, len * 512 };
+		text += used;
+	}
+	return 0;
+}
+
+int view_reclaim(struct view *v, int id, struct err *e)
+{
+	struct node *n = view_layer(v, id)->node;
+	_cleanup_free_ struct qcow2_range *ranges = NULL;
+	_cleanup_free_ char *reply = NULL;
+	size_t nr = 0;
+	int r;
+
+	if (!n || n->driver != NODE_QCOW2)
+		return 0;
+	r = view_message(v, e, &reply, "reclaim %d", id);
+	if (r)
+		return r;
+	parse_ranges(reply, &ranges, &nr);
+	if (nr)
+		r = qcow2_free_clusters(n->img, ranges, nr, 0, e);
+	if (!r)
+		r = view_message(v, e, NULL, "reclaim %d done", id);
+	if (!r)
+		journal_close(n->file->filename);
+	return r;
+}
+
+static void mark_dead(struct view *v)
+{
+	pthread_mutex_lock(&v->lock);
+	v->dead = true;
+	pthread_mutex_unlock(&v->lock);
+}
+
+/* No one has it open: nothing is written any more, what is unused can be taken back. */
+static int quiesce(struct view *v, struct err *e)
+{
+	struct dm_dev_info info;
+	int r = dm_get_info(v->dm, &info, e);
+
+	if (r || !info.exists)
+		return r;
+	if (info.open_count > 0)
+		return err_set(e, EBUSY,
+			       "'/dev/mapper/%s' is in use (%d open): unmount it or stop the VM first",
+			       v->dm, info.open_count);
+	return view_suspend(v, e);
+}
+
+int view_stop(struct view *v, struct err *e)
+{
+	int r = quiesce(v, e);
+
+	if (r)
+		return r;
+	pthread_mutex_lock(&v->lock);
+	if (v->active != VIEW_NONE && !v->failed)
+		r = view_reclaim(v, v->active, e);
+	pthread_mutex_unlock(&v->lock);
+	if (!r)
+		r = dm_remove(v->dm, e);
+	if (r) {
+		(void)view_resume(v, NULL);
+		return r;
+	}
+	mark_dead(v);
+	unlink_view(v);
+	return 0;
+}
+
+void view_abandon(struct view *v)
+{
+	mark_dead(v);
+	unlink_view(v);
+}
+
+static struct json *save_layers(const struct view *v)
+{
+	struct json *arr = json_arr();
+
+	for (unsigned i = 0; i < v->nr_layers; i++)
+		json_append(arr, json_pack("{s:i, s:s?, s:I, s:b}", "id", v->layers[i].id, "node",
+					   v->layers[i].node ? v->layers[i].node->name : NULL,
+					   "device", (int64_t)v->layers[i].devno, "dest",
+					   v->layers[i].dest));
+	return arr;
+}
+
+struct json *view_save(void)
+{
+	struct json *arr = json_arr();
+	struct view *v;
+
+	list_for_each(v, &view_list, link)
+		json_append(arr, json_pack("{s:s, s:s, s:s, s:b, s:b, s:s, s:I, s:i, s:i, s:i, s:o}",
+					   "dm", v->dm, "kname", v->kname, "uuid", v->uuid,
+					   "internal", v->internal, "writable", v->writable, "top",
+					   v->top->name, "sectors", (int64_t)v->sectors, "block",
+					   (int)v->block, "active", v->active, "next-id",
+					   v->next_id, "layers", save_layers(v)));
+	return arr;
+}
+
+static int restore_layers(struct view *v, struct json *arr, struct err *e)
+{
+	for (size_t i = 0; i < json_len(arr); i++) {
+		struct json *j = json_at(arr, i);
+		const char *name = json_str_of(json_get(j, "node"));
+		int64_t id, dev;
+		int r;
+
+		if ((r = json_need_int(j, "id", &id, e)) ||
+		    (r = json_need_int(j, "device", &dev, e)))
+			return r;
+		push_layer(v, name ? node_find(name) : NULL, (dev_t)dev,
+			   json_bool_of(json_get(j, "dest")));
+		v->layers[v->nr_layers - 1].id = (int)id;
+	}
+	return 0;
+}
+
+static int restore_fields(struct view *v, struct json *j, struct err *e)
+{
+	int64_t sectors, block, active, next;
+	int r;
+
+	if ((r = json_need_int(j, "sectors", &sectors, e)) ||
+	    (r = json_need_int(j, "block", &block, e)) ||
+	    (r = json_need_int(j, "active", &active, e)) ||
+	    (r = json_need_int(j, "next-id", &next, e)))
+		return r;
+	v->sectors = sectors;
+	v->block = block;
+	v->internal = json_bool_of(json_get(j, "internal"));
+	v->writable = json_bool_of(json_get(j, "writable"));
+	r = restore_layers(v, json_get(j, "layers"), e);
+	v->active = (int)active;
+	v->next_id = (int)next;
+	return r;
+}
+
+/* The kernel is asked what is true; a device that a dying daemon left suspended goes on. */
+static int adopt_device(struct view *v, struct err *e)
+{
+	struct dm_dev_info info;
+	int r = dm_get_info(v->dm, &info, e);
+
+	if (r)
+		return r;
+	if (!info.exists || !str_has_prefix(info.uuid, DM_DEV_UUID_PREFIX) ||
+	    !streq(info.uuid + strlen(DM_DEV_UUID_PREFIX), v->uuid))
+		return err_set(e, ENXIO, "the device is gone");
+	if (info.inactive_table)
+		(void)dm_clear(v->dm, NULL);
+	if (info.suspended)
+		r = view_resume(v, e);
+	return r ? r : refresh(v, e);
+}
+
+static int restore_one(struct json *j, struct err *e)
+{
+	const char *dm, *kname, *uuid, *top;
+	struct node *n;
+	struct view *v;
+	int r;
+
+	if ((r = json_need_str(j, "dm", &dm, e)) || (r = json_need_str(j, "kname", &kname, e)) ||
+	    (r = json_need_str(j, "uuid", &uuid, e)) || (r = json_need_str(j, "top", &top, e)))
+		return r;
+	n = node_find(top);
+	if (!n)
+		return err_set(e, EINVAL, "state: device '%s' has no node '%s'", dm, top);
+	v = view_alloc(dm, kname, uuid);
+	r = restore_fields(v, j, e);
+	if (!r)
+		r = adopt_device(v, e);
+	if (r) {
+		view_free(v);
+		return r;
+	}
+	link_view(v, n);
+	return 0;
+}
+
+int view_restore(struct json *views, struct err *e)
+{
+	for (size_t i = 0; i < json_len(views); i++) {
+		struct err one = ERR_INIT;
+		int r = restore_one(json_at(views, i), &one);
+
+		if (r == -ENXIO)
+			log_notice("device '%s' of an earlier run: %s",
+				   json_str_of(json_get(json_at(views, i), "dm")), one.msg);
+		else if (r)
+			return err_set(e, -r, "%s", one.msg);
+	}
+	return 0;
+}

@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A view: one mapped device of target `livechain` and what the daemon does for it. The same for a
+ * guest's disk, for a backup's target and for a source that nobody has
+ * exported; these last two are *internal*: their device has a name that says so.
+ *
+ * The contract with the kernel is Documentation/admin-guide/dm-livechain.rst.
+ *
+ * Control thread: all of view.c. Its blocking dm calls (resume, suspend, remove) must not be
+ * made with @lock held. The service (service.c) runs on a thread of its own for each view and
+ * takes @lock for one batch of work at a time.
+ */
+#ifndef LIVECHAIN_VIEW_H
+#define LIVECHAIN_VIEW_H
+
+#include <pthread.h>
+
+#include "../block/dm.h"
+#include "lib/list.h"
+#include "lib/worker.h"
+#include "node.h"
+
+#define VIEW_JOBS_MAX 16
+#define VIEW_NONE (-1) /* no active layer */
+
+struct view_layer {
+	int id;
+	struct node *node; /* NULL: a destination that is a device (another view's) */
+	dev_t devno;
+	bool dest; /* a copy's destination, not part of the chain */
+	uint64_t last_grant;
+};
+
+/* A job as the kernel's status line tells it. */
+struct view_job {
+	char id[64];
+	char state[16];
+	uint64_t done, total, speed;
+	char result[48];
+};
+
+struct view_status {
+	uint64_t generation;
+	char mode[8];
+	int active;
+	uint64_t loaded, slices, map_bytes, unrecorded, parked;
+	struct {
+		int id;
+		uint64_t entries, last_grant, free;
+		bool clean;
+	} layers[256];
+	unsigned nr_layers;
+	struct view_job jobs[VIEW_JOBS_MAX];
+	unsigned nr_jobs;
+};
+
+struct view {
+	struct list link; /* in view_list */
+	char *dm;	  /* name under /dev/mapper */
+	char *kname;	  /* name of the view in the kernel */
+	char *uuid;	  /* without prefix */
+	bool internal;
+	bool writable;
+	struct node *top;
+	uint64_t sectors;
+	uint32_t block; /* sectors */
+	unsigned jobs;	/* that copy from it */
+
+	pthread_mutex_t lock; /* what follows */
+	struct view_layer *layers;
+	unsigned nr_layers;
+	int active; /* layer id, or VIEW_NONE */
+	int next_id;
+	uint64_t generation;
+	uint64_t ahead;	       /* slices below are loaded, or were asked for */
+	uint64_t ahead_batch;  /* slices of the next message */
+	uint64_t ahead_tables; /* L2 tables that may still be made ahead of their use */
+	bool nospace;	       /* the image's place is full; retried */
+	bool failed;	       /* the kernel has made it read-only */
+	struct view_job seen[VIEW_JOBS_MAX]; /* job states when last asked */
+	unsigned nr_seen;
+
+	/* loop thread */
+	struct worker_queue *service;
+	bool service_busy, service_again, service_more, service_retry;
+	bool dead;
+	struct ev_timer *retry;
+};
+
+struct strbuf;
+
+extern struct list view_list;
+
+/* By name of its device; NULL if there is none. */
+struct view *view_find(const char *dm);
+/* The view whose chain's top is @n; NULL. */
+struct view *view_of_top(const struct node *n);
+
+/*
+ * Makes /dev/mapper/@dm from the chain under @top, writable or not, with its first slices
+ * loaded and, when writable, space granted. @top gets a user. On failure nothing is left.
+ */
+int view_start(struct node *top, const char *dm, bool writable, bool internal, struct view **ret,
+	       struct err *e);
+
+/*
+ * Ends it: commits, takes unused grants back, removes the device. -EBUSY, with everything as it
+ * was, while someone has the device open.
+ */
+int view_stop(struct view *v, struct err *e);
+
+/* Forgets the view and leaves the device as it is (the daemon ends, the guest goes on). */
+void view_abandon(struct view *v);
+
+/* Loop thread: frees ended views whose service is idle. */
+void view_reap(void);
+
+/* Adds a layer and makes a table with it live. The layer's id is >= 0. */
+int view_add_layer(struct view *v, struct node *node, dev_t devno, bool dest, struct err *e);
+/* Makes a table without the layer live (no entry may name it). */
+int view_drop_layer(struct view *v, int id, struct err *e);
+
+/* Tells the kernel how @id is written, with its tables and a first grant. */
+int view_prepare_active(struct view *v, int id, struct err *e);
+
+/* Suspends with little left to commit; resumes. */
+int view_suspend(struct view *v, struct err *e);
+int view_resume(struct view *v, struct err *e);
+
+/* Takes what the kernel has not used of the layer's grants and frees it. */
+int view_reclaim(struct view *v, int id, struct err *e);
+
+/* Waits until every slice of the map is loaded (the service loads it). */
+int view_wait_loaded(struct view *v, struct err *e);
+
+int view_message(struct view *v, struct err *e, char **reply, const char *fmt, ...)
+	__attribute__((format(printf, 4, 5)));
+int view_get_status(struct view *v, struct view_status *ret, struct err *e);
+
+struct view_layer *view_layer(struct view *v, int id);
+struct view_layer *view_layer_of(struct view *v, const struct node *n);
+
+struct json *view_save(void);
+/* Takes up what a former daemon left; a device that is gone is skipped, with a line in the log. */
+int view_restore(struct json *views, struct err *e);
+
+/* service.c ------------------------------------------------------------- */
+
+/* Loop thread. Has the service look what the kernel wants. */
+void service_kick(struct view *v);
+/* The same for every view, those included that have just been made. */
+void service_kick_all(void);
+
+/* The steps of it that view.c needs at once; with @v->lock held. */
+int service_load(struct view *v, uint64_t first_slice, uint64_t n, struct err *e);
+int service_homes(struct view *v, int id, uint64_t guest_off, uint64_t len, struct err *e);
+int service_grant(struct view *v, int id, uint64_t bytes, struct err *e);
+
+/* What service.c tells of a view's jobs: called on the loop after each look. */
+extern void (*service_jobs_changed)(struct view *v);
+
+/* map-runs.c -------------------------------------------------------------- */
+
+/* Appends the runs of the map message for a range (bytes) to @out. @v->lock is held. */
+int map_runs(struct view *v, uint64_t off, uint64_t len, struct strbuf *out, struct err *e);
+
+/* status-parse.c: the words of a status line. -EPROTO and a sentence on what does not fit. */
+int view_status_parse(const char *text, struct view_status *ret, struct err *e);
+
+#endif
