@@ -17,6 +17,14 @@ struct lc_copy_waiter {
 	 * job has failed or ended). BLK_STS_DM_REQUEUE: being suspended; the bio is requeued.
 	 */
 	void (*done)(struct lc_copy_waiter *w, blk_status_t status);
+
+	/* private: beforewrite.c */
+	struct lc_view *view;
+	struct lc_job *job;
+	u64 next, end;			/* grains that are not begun yet */
+	unsigned int inflight;		/* pieces being read */
+	bool failed;			/* a read failed; not begun again before the verb resume */
+	unsigned long since;		/* jiffies */
 };
 
 bool __lc_copy_wants(struct lc_view *view, u64 first_block, u64 nr);

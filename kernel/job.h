@@ -38,9 +38,31 @@
 /* The largest piece with data: one grain of the largest size. */
 #define LC_GRAIN_MAX_SECTORS 4096u
 #define LC_PIECE_BUFS (LC_GRAIN_MAX_SECTORS / LC_BUF_SECTORS)
+/* Absent slices that a job asks for at once. */
+#define LC_JOB_AHEAD 16
+
+/* What the map path looks at: view->cbw points to it while @jobs has any. */
+struct lc_cbw {
+	struct list_head jobs;		/* RCU; changed under lc_jobs.lock */
+};
+
+/* The jobs of one view. */
+struct lc_jobs {
+	struct list_head list;		/* oldest first; changed under view->mutex and @lock */
+	spinlock_t lock;		/* irq-safe; lc_job.lock may be taken inside it */
+	struct lc_cbw cbw;
+	bool live;			/* from resume to presuspend */
+	bool noflush;			/* from presuspend of a noflush suspend to resume */
+	bool drained;			/* suspended: nothing is in flight, nor can get there */
+	atomic_t running;		/* runs of work items under way */
+	wait_queue_head_t idle;		/* woken when a job's last piece comes back, or a run ends */
+	struct bio_set bios;
+	struct page *zero_page;
+	unsigned int zero_bytes;	/* of zeros there */
+};
 
 /* 64 KiB of memory; contiguous where that could be had. */
-struct lc_buf {
+struct lc_copy_buf {
 	struct list_head list;
 	bool contiguous;
 	struct page *page[LC_BUF_PAGES];
@@ -57,27 +79,29 @@ enum lc_piece_step {
 struct lc_piece {
 	struct list_head list;	/* job->pieces, ->done, ->retry, ->waiting */
 	struct lc_job *job;
-	struct lc_copy_wait *wait; /* the writer that it serves, or NULL */
+	struct lc_copy_waiter *wait; /* the writer that it serves, or NULL */
 	u64 grain, nr;
 	enum lc_piece_step step;
 	bool zero;		/* reads as zeros: nothing in the buffers */
 	bool locked;
-	struct lc_block_lock lock;
+	struct lc_lock lock;
 	atomic_t pending;	/* bios, and one for the submitter */
 	blk_status_t status;	/* the first error of any bio */
 	unsigned int nr_bufs;
-	struct lc_buf *buf[LC_PIECE_BUFS];
+	struct lc_copy_buf *buf[LC_PIECE_BUFS];
 };
 
 struct lc_job {
 	struct lc_view *view;
 	struct list_head list;	/* view->jobs.list, under its mutex */
-	struct list_head cbw;	/* view->jobs.cbw: RCU */
+	struct list_head cbw;	/* lc_jobs.cbw.jobs: RCU */
+	bool in_cbw;		/* lc_jobs.lock */
 	struct rcu_work free_work;
 
 	/* fixed for life */
 	char name[LIVECHAIN_NAME_MAX + 1];
-	unsigned int layer;
+	struct lc_layer *dest;	/* valid until concluded */
+	unsigned int dest_id;
 	bool before_write;
 	unsigned int grain_shift; /* sectors */
 	u64 nr_grains, nr_sectors;
@@ -113,29 +137,51 @@ struct lc_job {
 	unsigned int nr_bufs;
 	unsigned int background; /* pieces of the background in hand */
 	struct lc_piece *piece_mem;
-	struct lc_buf *buf_mem;
+	struct lc_copy_buf *buf_mem;
 
 	atomic_t inflight;	/* pieces that wait for a lock or for I/O */
+	atomic_t parked;	/* how many of the next wait */
+	struct lc_job_slice {
+		struct lc_waiter waiter;
+		struct lc_job *job;
+	} slice[LC_JOB_AHEAD];
 };
 
-/* job.c */
+/* job.c; the next five under view->mutex */
+
+/** lc_job_new() - A job that nobody knows yet; lc_job_destroy() ends it as long as that is so. */
+struct lc_job *lc_job_new(struct lc_view *view, const char *name);
+void lc_job_destroy(struct lc_job *job);
+
+/** lc_job_add() - Put it on the view's list; draws a before-write job's line in time. */
+void lc_job_add(struct lc_job *job);
+
+struct lc_job *lc_job_find(struct lc_view *view, const char *name);
+
+/** lc_job_apply() - Do a verb (not LC_VERB_SPEED) that the job's state accepts. */
+void lc_job_apply(struct lc_job *job, enum lc_job_verb verb);
+
+/** lc_job_set_speed() - Bytes per second; 0: no limit. */
+void lc_job_set_speed(struct lc_job *job, u64 speed);
 
 /** lc_job_kick() - Have the job's work item run soon. Any context. */
 void lc_job_kick(struct lc_job *job);
 
-/** __lc_job_set_state() - The one writer of job->state; job->lock held. Raises an event. */
-void __lc_job_set_state(struct lc_job *job, enum lc_job_state state);
+/** lc_job_wake() - Have it run in so many jiffies, unless sooner. */
+void lc_job_wake(struct lc_job *job, unsigned long jiffies);
 
 /**
- * lc_job_fail() - Apply the error policy.
+ * lc_job_fail() - Apply the error policy to an error of the work item's own I/O.
  *
  * Return: true: the job stopped, and what failed is to be kept for a retry; false: it is ending.
- * Process context.
  */
 bool lc_job_fail(struct lc_job *job, enum lc_job_side side, int error);
 
-/** lc_job_end() - Decide the result, once; 0: ok. Any context. */
+/** lc_job_end() - Decide the result, unless it is decided; 0: ok. Any context. */
 void lc_job_end(struct lc_job *job, enum lc_job_side side, int error);
+
+/** lc_job_conclude() - Nothing is in flight any more and the result is decided. Work item. */
+void lc_job_conclude(struct lc_job *job);
 
 /* copy.c */
 
@@ -149,18 +195,49 @@ void lc_copy_work(struct work_struct *work);
 /**
  * lc_copy_grains() - Begin to copy a run of grains for a writer that holds their lock.
  *
- * From the work item. Return: how many grains were begun or found done; 0: no memory is free, or the
- * map is absent.
+ * From the work item. Return: how many grains were begun; 0: no memory is free now.
  */
-u64 lc_copy_grains(struct lc_job *job, struct lc_copy_wait *wait, u64 grain, u64 nr);
+u64 lc_copy_grains(struct lc_job *job, struct lc_copy_waiter *w, u64 grain, u64 nr);
+
+/* copy-io.c: memory and I/O of pieces */
+int lc_copy_io_init(struct lc_jobs *jobs);
+void lc_copy_io_exit(struct lc_jobs *jobs);
+
+/* Have @nr buffers in all. Return: false: so many are not free; nothing has changed. */
+bool lc_piece_get_bufs(struct lc_piece *p, unsigned int nr);
+void lc_piece_put_bufs(struct lc_piece *p);
+
+/** lc_piece_done() - Give a piece to the work item. Any context. */
+void lc_piece_done(struct lc_piece *p);
+
+/*
+ * The submitter sets p->pending to 1, submits any number of these, and drops its own count with
+ * lc_piece_bio_end(). The last to end gives the piece to the work item, with the first error in
+ * p->status.
+ */
+void lc_piece_submit(struct lc_piece *p, blk_opf_t opf, struct block_device *bdev,
+		     sector_t sector, unsigned int off, unsigned int bytes);
+void lc_piece_submit_zeroes(struct lc_piece *p, struct block_device *bdev, sector_t sector,
+			    sector_t nr);
+void lc_piece_submit_flush(struct lc_piece *p, struct block_device *bdev);
+void lc_piece_bio_end(struct lc_piece *p, blk_status_t status);
+
+/* Zeros into the piece's memory. */
+void lc_piece_clear(struct lc_piece *p, unsigned int off, unsigned int bytes);
 
 /* beforewrite.c; from the work item */
+
+/** lc_cbw_add() - Guests' writes look at the job from now on. While suspended. */
+void lc_cbw_add(struct lc_job *job);
+
+/** lc_cbw_remove() - They need not look any more. May be repeated. */
+void lc_cbw_remove(struct lc_job *job);
 
 /** lc_waits_serve() - Begin what writers wait for. */
 void lc_waits_serve(struct lc_job *job);
 
-/** lc_wait_piece_read() - A piece that served @wait has been read. */
-void lc_wait_piece_read(struct lc_copy_wait *wait);
+/** lc_wait_read() - A piece that served @w has been read; @w may be gone afterwards. */
+void lc_wait_read(struct lc_copy_waiter *w);
 
 /** lc_waits_release() - Let every writer go on: the job is ending. */
 void lc_waits_release(struct lc_job *job);
@@ -168,7 +245,7 @@ void lc_waits_release(struct lc_job *job);
 /** lc_waits_requeue() - Send back writers that have nothing in flight: a noflush suspend. */
 void lc_waits_requeue(struct lc_job *job);
 
-/** lc_waits_due() - Return: jiffies until the oldest writer has waited too long; 0: it has. */
+/** lc_waits_due() - Return: jiffies until the oldest writer has waited too long, 0: it has; never: MAX_SCHEDULE_TIMEOUT. */
 unsigned long lc_waits_due(struct lc_job *job);
 
 #endif
