@@ -109,7 +109,7 @@ static int open_header_chain(struct node *top, struct err *e)
 
 	for (struct node *n = top; n->driver == NODE_QCOW2 && n->backing_name; n = n->backing) {
 		_cleanup_free_ char *path = NULL;
-		enum node_driver driver;
+		enum node_driver driver = NODE_RAW;
 		struct node *b;
 
 		if (++depth > NODE_DEPTH_MAX)
@@ -235,7 +235,7 @@ static int driver_option(struct json *opts, enum node_driver *ret, struct err *e
 static int add(struct json *opts, bool root, bool child_ro, struct node **ret, struct err *e)
 {
 	const char *name = NULL;
-	enum node_driver driver;
+	enum node_driver driver = NODE_RAW;
 	bool ro = child_ro;
 	int r;
 

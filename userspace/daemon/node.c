@@ -197,7 +197,7 @@ static int restore_one(struct json *j, bool protocols, struct err *e)
 	struct node_open_flags flags = { .adopt = true };
 	const char *name, *drv, *filename = NULL, *file = NULL;
 	bool ro, monitor;
-	enum node_driver driver;
+	enum node_driver driver = NODE_RAW;
 	struct node *n;
 	int r;
 

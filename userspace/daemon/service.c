@@ -394,8 +394,10 @@ static void service_done(void *arg)
 
 	event_flush();
 	v->service_busy = false;
-	if (v->dead)
+	if (v->dead) {
+		view_reap();
 		return;
+	}
 	if (service_jobs_changed)
 		service_jobs_changed(v);
 	if (v->service_again || v->service_more)

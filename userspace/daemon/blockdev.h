@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#ifndef LIVECHAIN_BLOCKDEV_H
+#define LIVECHAIN_BLOCKDEV_H
+
+#include "dispatch.h"
+
+/* blockdev-add, blockdev-del; and the types of their arguments */
+extern const struct qmp_command blockdev_commands[];
+/* query-named-block-nodes, query-block, query-blockstats */
+extern const struct qmp_command query_commands[];
+extern const struct qmp_event_def blockdev_events[];
+
+#endif

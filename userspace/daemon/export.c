@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include <errno.h>
+#include <stdio.h>
+
+#include "../block/kmod.h"
+#include "../lib/log.h"
+#include "ctl.h"
+#include "export.h"
+#include "job.h"
+#include "state.h"
+
+struct list export_list = LIST_INIT(export_list);
+
+struct export *export_find(const char *name)
+{
+	struct export *x;
+
+	list_for_each(x, &export_list, link) {
+		if (streq(x->id, name) || streq(x->view->dm, name))
+			return x;
+	}
+	return NULL;
+}
+
+int device_find(const char *name, struct node **ret, struct err *e)
+{
+	struct export *x = export_find(name);
+
+	*ret = x ? x->view->top : node_find(name);
+	if (!*ret)
+		return err_set(e, ENOENT, "Cannot find device='%s' nor node-name='%s'", name, name);
+	return 0;
+}
+
+static int check_id(const char *id, const char *dm, struct err *e)
+{
+	if (!id_wellformed(id, 127))
+		return err_set(e, EINVAL, "Invalid block export id '%s'", id);
+	if (export_find(id))
+		return err_set(e, EEXIST, "Block export id '%s' is already in use", id);
+	if (dm_check_name(dm, e))
+		return -EINVAL;
+	if (export_find(dm) || view_find(dm))
+		return err_set(e, EEXIST, "There is a disk '%s' already", dm);
+	return 0;
+}
+
+static int check_node(struct node *n, bool writable, struct err *e)
+{
+	if (node_is_protocol(n))
+		return err_set(e, EINVAL,
+			       "Node '%s' is a %s node; export a raw or qcow2 node above it",
+			       n->name, node_driver_name(n->driver));
+	if (writable && n->read_only)
+		return err_set(e, EACCES, "Cannot export read-only node as writable");
+	if (n->users)
+		return err_set(e, EBUSY, "Node '%s' is busy: it is exported already", n->name);
+	return writable ? node_check_free(n, e) : 0;
+}
+
+static int add_export(const char *id, struct view *v)
+{
+	struct export *x = xcalloc(1, sizeof(*x));
+
+	x->id = xstrdup(id);
+	x->view = v;
+	core_lock();
+	list_add_tail(&export_list, &x->link);
+	core_unlock();
+	return 0;
+}
+
+static void drop_export(struct export *x)
+{
+	core_lock();
+	list_del(&x->link);
+	core_unlock();
+	free(x->id);
+	free(x);
+}
+
+static int export_add(struct json *args, struct json **ret, struct err *e)
+{
+	const char *id, *node, *name = NULL;
+	bool writable = false;
+	struct node *n;
+	struct view *v;
+	int r;
+
+	(void)ret;
+	if ((r = json_need_str(args, "id", &id, e)) ||
+	    (r = json_need_str(args, "node-name", &node, e)) ||
+	    (r = json_opt_str(args, "name", &name, e)) ||
+	    (r = json_opt_bool(args, "writable", &writable, e)))
+		return r;
+	if (!name)
+		name = node;
+	r = check_id(id, name, e);
+	if (!r)
+		r = device_find(node, &n, e);
+	if (!r)
+		r = check_node(n, writable, e);
+	if (!r)
+		r = kmod_ensure_livechain(NULL, e);
+	if (!r)
+		r = kmod_ensure_loop(e);
+	if (!r)
+		r = view_start(n, name, writable, false, &v, e);
+	if (r)
+		return r;
+	add_export(id, v);
+	return state_save(e);
+}
+
+static int stop_export(struct export *x, struct err *e)
+{
+	_cleanup_free_ char *id = xstrdup(x->id);
+	int r;
+
+	if (x->view->jobs)
+		return err_set(e, EBUSY, "Export '%s' is in use by a block job; cancel it first", id);
+	r = view_stop(x->view, e);
+	if (r) {
+		err_prefix(e, "Export '%s'", id);
+		return r;
+	}
+	drop_export(x);
+	event_post("BLOCK_EXPORT_DELETED", json_pack("{s:s}", "id", id));
+	return 0;
+}
+
+static int export_del(struct json *args, struct json **ret, struct err *e)
+{
+	struct export *x, *found = NULL;
+	const char *id;
+	int r;
+
+	(void)ret;
+	r = json_need_str(args, "id", &id, e);
+	if (r)
+		return r;
+	list_for_each(x, &export_list, link) {
+		if (streq(x->id, id))
+			found = x;
+	}
+	if (!found)
+		return err_set(e, ENOENT, "Export '%s' is not found", id);
+	r = stop_export(found, e);
+	return r ? r : state_save(e);
+}
+
+static void cmd_export_add(struct qmp_call *call)
+{
+	ctl_command(call, export_add);
+}
+
+static void cmd_export_del(struct qmp_call *call)
+{
+	ctl_command(call, export_del);
+}
+
+static void cmd_query_exports(struct qmp_call *call)
+{
+	struct json *arr = json_arr();
+	struct export *x;
+
+	core_lock();
+	list_for_each(x, &export_list, link)
+		json_append(arr, json_pack("{s:s, s:s, s:s, s:b, s:s, s:b}", "id", x->id, "type",
+					   "dm", "node-name", x->view->top->name, "shutting-down",
+					   0, "name", x->view->dm, "writable", x->view->writable));
+	core_unlock();
+	qmp_return(call, arr);
+}
+
+struct json *export_save(void)
+{
+	struct json *arr = json_arr();
+	struct export *x;
+
+	list_for_each(x, &export_list, link)
+		json_append(arr, json_pack("{s:s, s:s}", "id", x->id, "dm", x->view->dm));
+	return arr;
+}
+
+int export_restore(struct json *exports, struct err *e)
+{
+	for (size_t i = 0; i < json_len(exports); i++) {
+		const char *id, *dm;
+		struct view *v;
+		int r;
+
+		if ((r = json_need_str(json_at(exports, i), "id", &id, e)) ||
+		    (r = json_need_str(json_at(exports, i), "dm", &dm, e)))
+			return r;
+		v = view_find(dm);
+		if (v)
+			add_export(id, v);
+		else
+			event_post("BLOCK_EXPORT_DELETED", json_pack("{s:s}", "id", id));
+	}
+	return 0;
+}
+
+void export_quit(void)
+{
+	struct export *x;
+
+	list_for_each(x, &export_list, link) {
+		struct err e = ERR_INIT;
+
+		if (stop_export(x, &e))
+			log_notice("left as it is: %s", e.msg);
+	}
+}
+
+static const char *const type_values[] = { "dm", NULL };
+static const char *const mode_values[] = { "safe", "hard", NULL };
+static const struct qapi_type export_type = QAPI_ENUM("BlockExportType", type_values);
+static const struct qapi_type remove_mode = QAPI_ENUM("BlockExportRemoveMode", mode_values);
+
+static const struct qapi_member add_common[] = {
+	{ "type", &export_type, 0, NULL },
+	{ "id", &qapi_str, 0, NULL },
+	{ "node-name", &qapi_str, 0, NULL },
+	{ "writable", &qapi_bool, QAPI_OPT, NULL },
+	{ 0 },
+};
+static const struct qapi_member dm_members[] = {
+	{ "name", &qapi_str, QAPI_OPT, NULL },
+	{ 0 },
+};
+static const struct qapi_type dm_options = QAPI_STRUCT("BlockExportOptionsDm", dm_members);
+static const struct qapi_branch add_branches[] = { { "dm", &dm_options }, { 0 } };
+static const struct qapi_type add_options =
+	QAPI_UNION("BlockExportOptions", add_common, "type", add_branches);
+
+static const struct qapi_member del_args[] = {
+	{ "id", &qapi_str, 0, NULL },
+	{ "mode", &remove_mode, QAPI_OPT, NULL },
+	{ 0 },
+};
+
+static const struct qapi_member info_members[] = {
+	{ "id", &qapi_str, 0, NULL },	       { "type", &export_type, 0, NULL },
+	{ "node-name", &qapi_str, 0, NULL },   { "shutting-down", &qapi_bool, 0, NULL },
+	{ "name", &qapi_str, QAPI_OPT, NULL }, { "writable", &qapi_bool, QAPI_OPT, NULL },
+	{ 0 },
+};
+static const struct qapi_type export_info = QAPI_STRUCT("BlockExportInfo", info_members);
+static const struct qapi_type export_infos = QAPI_ARRAY(&export_info);
+
+const struct qmp_command export_commands[] = {
+	{ .name = "block-export-add", .handler = cmd_export_add, .arg_type = &add_options },
+	{ .name = "block-export-del", .handler = cmd_export_del, .args = del_args },
+	{ .name = "query-block-exports", .handler = cmd_query_exports, .ret = &export_infos },
+	{ 0 },
+};
+
+static const struct qapi_member deleted_data[] = { { "id", &qapi_str, 0, NULL }, { 0 } };
+
+const struct qmp_event_def export_events[] = {
+	{ "BLOCK_EXPORT_DELETED", deleted_data },
+	{ 0 },
+};

@@ -1,0 +1,378 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* The commands about jobs: job-*, block-job-*, query-jobs, query-block-jobs; their events. */
+#include <errno.h>
+
+#include "ctl.h"
+#include "job.h"
+#include "state.h"
+
+static const char *const verb_names[JOB_NR_VERBS] = {
+	[JOB_VERB_CANCEL] = "cancel",	    [JOB_VERB_PAUSE] = "pause",
+	[JOB_VERB_RESUME] = "resume",	    [JOB_VERB_SET_SPEED] = "set-speed",
+	[JOB_VERB_COMPLETE] = "complete",   [JOB_VERB_FINALIZE] = "finalize",
+	[JOB_VERB_DISMISS] = "dismiss",
+};
+
+#define BIT(s) (1u << (s))
+#define LIVE (BIT(JOB_CREATED) | BIT(JOB_RUNNING) | BIT(JOB_PAUSED) | BIT(JOB_READY) | \
+	      BIT(JOB_STANDBY))
+
+/* States that accept a verb (QEMU's table). */
+static const unsigned verb_states[JOB_NR_VERBS] = {
+	[JOB_VERB_CANCEL] = LIVE | BIT(JOB_WAITING) | BIT(JOB_PENDING),
+	[JOB_VERB_PAUSE] = LIVE,
+	[JOB_VERB_RESUME] = LIVE,
+	[JOB_VERB_SET_SPEED] = LIVE,
+	[JOB_VERB_COMPLETE] = BIT(JOB_READY) | BIT(JOB_STANDBY),
+	[JOB_VERB_FINALIZE] = BIT(JOB_PENDING),
+	[JOB_VERB_DISMISS] = BIT(JOB_CONCLUDED),
+};
+
+static int check_verb(const struct job *j, enum job_verb verb, struct err *e)
+{
+	if (verb_states[verb] & BIT(j->status))
+		return 0;
+	return err_set(e, EPERM, "Job '%s' in state '%s' cannot accept command verb '%s'", j->id,
+		       job_status_name(j->status), verb_names[verb]);
+}
+
+/* block-job-* name the job by `device` (or `id`) and have a class of their own. */
+static int find(struct json *args, bool block, const char *key, struct job **ret, struct err *e)
+{
+	const char *id;
+	int r = json_need_str(args, key, &id, e);
+
+	if (r)
+		return r;
+	*ret = job_find(id);
+	if (*ret)
+		return 0;
+	if (block)
+		return err_set_class(e, ERR_DEVICE_NOT_ACTIVE, ENOENT, "Block job '%s' not found",
+				     id);
+	return err_set(e, ENOENT, "Job not found");
+}
+
+static int do_pause(struct job *j, struct err *e)
+{
+	int r = check_verb(j, JOB_VERB_PAUSE, e);
+
+	if (r)
+		return r;
+	if (j->user_paused)
+		return err_set(e, EBUSY, "Job is already paused");
+	r = view_message(j->source, e, NULL, "job %s pause", j->id);
+	if (r)
+		return r;
+	core_lock();
+	j->user_paused = true;
+	core_unlock();
+	job_set_status(j, JOB_PAUSED);
+	return state_save(e);
+}
+
+static int do_resume(struct job *j, struct err *e)
+{
+	int r;
+
+	if (!j->user_paused)
+		return err_set(e, EPERM, "Can't resume a job that was not paused");
+	r = check_verb(j, JOB_VERB_RESUME, e);
+	if (!r)
+		r = view_message(j->source, e, NULL, "job %s resume", j->id);
+	if (r)
+		return r;
+	core_lock();
+	j->user_paused = false;
+	j->io_status = "ok";
+	core_unlock();
+	job_set_status(j, JOB_RUNNING);
+	return state_save(e);
+}
+
+static int do_cancel(struct job *j, struct err *e)
+{
+	int r = check_verb(j, JOB_VERB_CANCEL, e);
+
+	if (!r)
+		r = job_cancel(j, e);
+	return r ? r : state_save(e);
+}
+
+static int do_finalize(struct job *j, struct err *e)
+{
+	int r = check_verb(j, JOB_VERB_FINALIZE, e);
+
+	if (!r)
+		r = job_finalize(j, e);
+	return r ? r : state_save(e);
+}
+
+static int do_dismiss(struct job *j, struct err *e)
+{
+	int r = check_verb(j, JOB_VERB_DISMISS, e);
+
+	if (r)
+		return r;
+	job_dismiss(j);
+	return state_save(e);
+}
+
+/* No type of this version can be completed: none gets ready. */
+static int do_complete(struct job *j, struct err *e)
+{
+	int r = check_verb(j, JOB_VERB_COMPLETE, e);
+
+	return r ? r : err_set(e, EPERM, "The active block job '%s' cannot be completed", j->id);
+}
+
+#define VERB(fn, block, key)                                                        \
+	static int fn##_##block(struct json *args, struct json **ret, struct err *e) \
+	{                                                                           \
+		struct job *j;                                                      \
+		int r = find(args, block, key, &j, e);                              \
+                                                                                    \
+		(void)ret;                                                          \
+		return r ? r : fn(j, e);                                            \
+	}
+VERB(do_pause, 0, "id")
+VERB(do_pause, 1, "device")
+VERB(do_resume, 0, "id")
+VERB(do_resume, 1, "device")
+VERB(do_cancel, 0, "id")
+VERB(do_finalize, 0, "id")
+VERB(do_finalize, 1, "id")
+VERB(do_dismiss, 0, "id")
+VERB(do_dismiss, 1, "id")
+VERB(do_complete, 0, "id")
+VERB(do_complete, 1, "device")
+
+static int block_cancel(struct json *args, struct json **ret, struct err *e)
+{
+	bool force = false;
+	struct job *j;
+	int r;
+
+	(void)ret;
+	r = find(args, true, "device", &j, e);
+	if (!r)
+		r = json_opt_bool(args, "force", &force, e);
+	if (r)
+		return r;
+	if (j->user_paused && !force)
+		return err_set(e, EBUSY, "The block job for device '%s' is currently paused", j->id);
+	return do_cancel(j, e);
+}
+
+static int set_speed(struct json *args, struct json **ret, struct err *e)
+{
+	struct job *j;
+	int64_t speed;
+	int r;
+
+	(void)ret;
+	r = find(args, true, "device", &j, e);
+	if (!r)
+		r = json_need_int(args, "speed", &speed, e);
+	if (!r)
+		r = check_verb(j, JOB_VERB_SET_SPEED, e);
+	if (r)
+		return r;
+	if (speed < 0)
+		return err_set(e, EINVAL, "Parameter 'speed' expects a non-negative value");
+	r = view_message(j->source, e, NULL, "job %s speed %lld", j->id, (long long)speed);
+	if (r)
+		return r;
+	core_lock();
+	j->speed = speed;
+	core_unlock();
+	return state_save(e);
+}
+
+#define HANDLER(name, fn)                            \
+	static void name(struct qmp_call *call)      \
+	{                                            \
+		ctl_command(call, fn);               \
+	}
+HANDLER(cmd_job_pause, do_pause_0)
+HANDLER(cmd_block_job_pause, do_pause_1)
+HANDLER(cmd_job_resume, do_resume_0)
+HANDLER(cmd_block_job_resume, do_resume_1)
+HANDLER(cmd_job_cancel, do_cancel_0)
+HANDLER(cmd_block_job_cancel, block_cancel)
+HANDLER(cmd_job_finalize, do_finalize_0)
+HANDLER(cmd_block_job_finalize, do_finalize_1)
+HANDLER(cmd_job_dismiss, do_dismiss_0)
+HANDLER(cmd_block_job_dismiss, do_dismiss_1)
+HANDLER(cmd_job_complete, do_complete_0)
+HANDLER(cmd_block_job_complete, do_complete_1)
+HANDLER(cmd_set_speed, set_speed)
+
+/* How far it is, asked of the kernel now: status there never waits. */
+static void refresh(struct job *j)
+{
+	_cleanup_free_ struct view_status *st = NULL;
+
+	if (j->cleaned || j->status >= JOB_WAITING || !j->source)
+		return;
+	st = xmalloc(sizeof(*st));
+	if (view_get_status(j->source, st, NULL))
+		return;
+	for (unsigned i = 0; i < st->nr_jobs; i++) {
+		if (!streq(st->jobs[i].id, j->id))
+			continue;
+		j->len = st->jobs[i].total;
+		if (st->jobs[i].done > j->offset)
+			j->offset = st->jobs[i].done;
+	}
+}
+
+static void cmd_query_jobs(struct qmp_call *call)
+{
+	struct json *arr = json_arr();
+	struct job *j;
+
+	core_lock();
+	list_for_each(j, &job_list, link) {
+		refresh(j);
+		json_append(arr, json_pack("{s:I, s:s, s:I, s:s, s:s, s:s?}", "current-progress",
+					   (int64_t)j->offset, "status",
+					   job_status_name(j->status), "total-progress",
+					   (int64_t)j->len, "type", j->type->name, "id", j->id,
+					   "error", j->error));
+	}
+	core_unlock();
+	qmp_return(call, arr);
+}
+
+static void cmd_query_block_jobs(struct qmp_call *call)
+{
+	struct json *arr = json_arr();
+	struct job *j;
+
+	core_lock();
+	list_for_each(j, &job_list, link) {
+		refresh(j);
+		json_append(arr,
+			    json_pack("{s:b, s:s, s:s, s:b, s:b, s:I, s:I, s:s, s:b, s:I, s:b, s:s, s:s?}",
+				      "auto-finalize", j->auto_finalize, "io-status", j->io_status,
+				      "device", j->id, "auto-dismiss", j->auto_dismiss, "busy",
+				      j->status == JOB_RUNNING, "len", (int64_t)j->len, "offset",
+				      (int64_t)j->offset, "status", job_status_name(j->status),
+				      "paused", j->status == JOB_PAUSED, "speed", j->speed, "ready",
+				      0, "type", j->type->name, "error", j->error));
+	}
+	core_unlock();
+	qmp_return(call, arr);
+}
+
+static const struct qapi_member id_args[] = { { "id", &qapi_str, 0, NULL }, { 0 } };
+static const struct qapi_member device_args[] = { { "device", &qapi_str, 0, NULL }, { 0 } };
+static const struct qapi_member cancel_args[] = {
+	{ "device", &qapi_str, 0, NULL },
+	{ "force", &qapi_bool, QAPI_OPT, NULL },
+	{ 0 },
+};
+static const struct qapi_member speed_args[] = {
+	{ "device", &qapi_str, 0, NULL },
+	{ "speed", &qapi_int, 0, NULL },
+	{ 0 },
+};
+
+static const char *const type_values[] = { "backup", NULL };
+static const char *const status_values[] = { "created", "running",   "paused",	"ready",
+					     "standby", "waiting",   "pending", "aborting",
+					     "concluded", "null",    NULL };
+static const char *const io_status_values[] = { "ok", "failed", "nospace", NULL };
+static const char *const operation_values[] = { "read", "write", NULL };
+static const char *const action_values[] = { "ignore", "report", "stop", NULL };
+static const struct qapi_type job_type_enum = QAPI_ENUM("JobType", type_values);
+static const struct qapi_type job_status_enum = QAPI_ENUM("JobStatus", status_values);
+static const struct qapi_type io_status_enum =
+	QAPI_ENUM("BlockDeviceIoStatus", io_status_values);
+static const struct qapi_type operation_enum = QAPI_ENUM("IoOperationType", operation_values);
+static const struct qapi_type action_enum = QAPI_ENUM("BlockErrorAction", action_values);
+
+static const struct qapi_member job_info_members[] = {
+	{ "id", &qapi_str, 0, NULL },
+	{ "type", &job_type_enum, 0, NULL },
+	{ "status", &job_status_enum, 0, NULL },
+	{ "current-progress", &qapi_int, 0, NULL },
+	{ "total-progress", &qapi_int, 0, NULL },
+	{ "error", &qapi_str, QAPI_OPT, NULL },
+	{ 0 },
+};
+static const struct qapi_type job_info = QAPI_STRUCT("JobInfo", job_info_members);
+static const struct qapi_type job_infos = QAPI_ARRAY(&job_info);
+
+static const struct qapi_member block_job_info_members[] = {
+	{ "type", &job_type_enum, 0, NULL },
+	{ "device", &qapi_str, 0, NULL },
+	{ "len", &qapi_int, 0, NULL },
+	{ "offset", &qapi_int, 0, NULL },
+	{ "busy", &qapi_bool, 0, NULL },
+	{ "paused", &qapi_bool, 0, NULL },
+	{ "speed", &qapi_int, 0, NULL },
+	{ "io-status", &io_status_enum, 0, NULL },
+	{ "ready", &qapi_bool, 0, NULL },
+	{ "status", &job_status_enum, 0, NULL },
+	{ "auto-finalize", &qapi_bool, 0, NULL },
+	{ "auto-dismiss", &qapi_bool, 0, NULL },
+	{ "error", &qapi_str, QAPI_OPT, NULL },
+	{ 0 },
+};
+static const struct qapi_type block_job_info = QAPI_STRUCT("BlockJobInfo", block_job_info_members);
+static const struct qapi_type block_job_infos = QAPI_ARRAY(&block_job_info);
+
+const struct qmp_command job_commands[] = {
+	{ .name = "query-jobs", .handler = cmd_query_jobs, .ret = &job_infos },
+	{ .name = "query-block-jobs", .handler = cmd_query_block_jobs, .ret = &block_job_infos },
+	{ .name = "job-pause", .handler = cmd_job_pause, .args = id_args },
+	{ .name = "job-resume", .handler = cmd_job_resume, .args = id_args },
+	{ .name = "job-cancel", .handler = cmd_job_cancel, .args = id_args },
+	{ .name = "job-complete", .handler = cmd_job_complete, .args = id_args },
+	{ .name = "job-finalize", .handler = cmd_job_finalize, .args = id_args },
+	{ .name = "job-dismiss", .handler = cmd_job_dismiss, .args = id_args },
+	{ .name = "block-job-pause", .handler = cmd_block_job_pause, .args = device_args },
+	{ .name = "block-job-resume", .handler = cmd_block_job_resume, .args = device_args },
+	{ .name = "block-job-cancel", .handler = cmd_block_job_cancel, .args = cancel_args },
+	{ .name = "block-job-complete", .handler = cmd_block_job_complete, .args = device_args },
+	{ .name = "block-job-set-speed", .handler = cmd_set_speed, .args = speed_args },
+	{ .name = "block-job-finalize", .handler = cmd_block_job_finalize, .args = id_args },
+	{ .name = "block-job-dismiss", .handler = cmd_block_job_dismiss, .args = id_args },
+	{ 0 },
+};
+
+static const struct qapi_member status_data[] = {
+	{ "id", &qapi_str, 0, NULL },
+	{ "status", &job_status_enum, 0, NULL },
+	{ 0 },
+};
+static const struct qapi_member end_data[] = {
+	{ "type", &job_type_enum, 0, NULL }, { "device", &qapi_str, 0, NULL },
+	{ "len", &qapi_int, 0, NULL },	     { "offset", &qapi_int, 0, NULL },
+	{ "speed", &qapi_int, 0, NULL },     { "error", &qapi_str, QAPI_OPT, NULL },
+	{ 0 },
+};
+static const struct qapi_member cancelled_data[] = {
+	{ "type", &job_type_enum, 0, NULL }, { "device", &qapi_str, 0, NULL },
+	{ "len", &qapi_int, 0, NULL },	     { "offset", &qapi_int, 0, NULL },
+	{ "speed", &qapi_int, 0, NULL },     { 0 },
+};
+static const struct qapi_member pending_data[] = {
+	{ "type", &job_type_enum, 0, NULL },
+	{ "id", &qapi_str, 0, NULL },
+	{ 0 },
+};
+static const struct qapi_member error_data[] = {
+	{ "device", &qapi_str, 0, NULL },
+	{ "operation", &operation_enum, 0, NULL },
+	{ "action", &action_enum, 0, NULL },
+	{ 0 },
+};
+
+const struct qmp_event_def job_events[] = {
+	{ "JOB_STATUS_CHANGE", status_data },	{ "BLOCK_JOB_COMPLETED", end_data },
+	{ "BLOCK_JOB_CANCELLED", cancelled_data }, { "BLOCK_JOB_PENDING", pending_data },
+	{ "BLOCK_JOB_ERROR", error_data },	{ 0 },
+};

@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Block jobs: QEMU's states, verbs and events over the kernel's primitives.
+ *
+ *   created -> running <-> paused
+ *   running -> waiting -> pending -> concluded -> null
+ *   any before concluded -> aborting -> concluded
+ *
+ * (Full tables: job.c; meaning: Documentation/design/jobs.rst.) The kernel does the copying and knows
+ * how far it is; the daemon owns the state that clients see. All changes on the
+ * control thread; queries on the loop under core_lock().
+ */
+#ifndef LIVECHAIN_JOB_H
+#define LIVECHAIN_JOB_H
+
+#include "../lib/list.h"
+#include "dispatch.h"
+#include "view.h"
+
+enum job_status {
+	JOB_CREATED,
+	JOB_RUNNING,
+	JOB_PAUSED,
+	JOB_READY,
+	JOB_STANDBY,
+	JOB_WAITING,
+	JOB_PENDING,
+	JOB_ABORTING,
+	JOB_CONCLUDED,
+	JOB_NULL,
+	JOB_NR_STATUS,
+};
+
+enum job_verb {
+	JOB_VERB_CANCEL,
+	JOB_VERB_PAUSE,
+	JOB_VERB_RESUME,
+	JOB_VERB_SET_SPEED,
+	JOB_VERB_COMPLETE,
+	JOB_VERB_FINALIZE,
+	JOB_VERB_DISMISS,
+	JOB_NR_VERBS,
+};
+
+struct job;
+
+/* What a type of job brings. Control thread. */
+struct job_type {
+	const char *name; /* QEMU's: "backup" */
+	/* Undoes what the start built; the kernel's job has concluded. Posts nothing. */
+	int (*clean)(struct job *j, struct err *e);
+};
+
+struct job {
+	struct list link;
+	char *id;
+	const struct job_type *type;
+	enum job_status status;
+	bool auto_finalize, auto_dismiss;
+	bool user_paused;
+	bool cancelled;
+	bool cleaned;
+	bool kernel_gone;  /* the kernel has nothing of it any more */
+	int64_t speed;	   /* bytes a second; 0: no limit */
+	uint64_t len, offset;
+	const char *io_status; /* "ok", "failed", "nospace" */
+	char *error;	   /* NULL: none */
+
+	struct view *source;	 /* has the kernel's job */
+	struct view *target;	 /* NULL: the destination is a device or file itself */
+	struct node *source_node, *target_node;
+	int dest; /* layer in @source */
+	bool source_internal; /* @source was made for this job */
+};
+
+#define LIVECHAIN_JOB_ID_MAX 63 /* bytes: the kernel's limit for a name */
+
+extern struct list job_list;
+
+const char *job_status_name(enum job_status s);
+
+struct job *job_find(const char *id);
+
+/* @id NULL: @fallback (the disk's name, may be NULL too). -EINVAL, -EEXIST with QEMU's sentences. */
+int job_check_id(const char *id, const char *fallback, const char **ret, struct err *e);
+
+/* A new job in `created`, announced. */
+struct job *job_new(const char *id, const struct job_type *type, bool auto_finalize,
+		    bool auto_dismiss, int64_t speed);
+/* The only way a state changes: checks the table, posts JOB_STATUS_CHANGE. */
+void job_set_status(struct job *j, enum job_status status);
+/* A start that failed: the job is gone as if it had never been. */
+void job_forget(struct job *j);
+
+bool job_uses_view(const struct view *v);
+
+struct json *job_save(void);
+int job_restore(struct json *jobs, struct err *e);
+void job_drop_leftovers(void);
+
+/* For quit: cancels all; each is gone afterwards. */
+void job_quit(void);
+
+/* Loop: the kernel has news of a view's jobs. */
+void job_kernel_news(struct view *v);
+
+/* job-end.c */
+/* Waits (bounded) until the kernel's job has concluded; false if it has not. */
+bool job_wait_kernel(struct view *v, const char *id);
+/* Looks at what the kernel says of all jobs of @dm and goes on with them. */
+void job_advance_view(const char *dm);
+int job_finalize(struct job *j, struct err *e);
+void job_dismiss(struct job *j);
+/* Cancels a job in any state before concluded and sees it to its end. */
+int job_cancel(struct job *j, struct err *e);
+
+extern const struct job_type backup_job;
+extern const struct qmp_command job_commands[], backup_commands[];
+extern const struct qmp_event_def job_events[];
+
+#endif

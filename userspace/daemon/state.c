@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include <errno.h>
+#include <unistd.h>
+
+#include "../lib/log.h"
+#include "core.h"
+#include "ctl.h"
+#include "export.h"
+#include "job.h"
+#include "node.h"
+#include "state.h"
+#include "view.h"
+
+#define STATE_FORMAT 1
+#define STATE_MAX    (64u << 20)
+
+static char *boot_id(void)
+{
+	char *id = NULL;
+	size_t len;
+
+	if (read_file("/proc/sys/kernel/random/boot_id", 128, &id, &len, NULL))
+		return xstrdup("unknown");
+	id[strcspn(id, "\n")] = '\0';
+	return id;
+}
+
+int state_save(struct err *e)
+{
+	_cleanup_free_ char *path = path_join(the_daemon->state_dir, "state.json");
+	_cleanup_free_ char *boot = boot_id(), *text = NULL;
+	_cleanup_json_ struct json *j =
+		json_pack("{s:i, s:s, s:o, s:o, s:o, s:o}", "format", STATE_FORMAT, "boot", boot,
+			  "nodes", node_save(), "views", view_save(), "exports", export_save(),
+			  "jobs", job_save());
+	int r;
+
+	text = json_text(j);
+	r = write_file_durably(path, text, strlen(text), 0600, e);
+	if (r)
+		err_prefix(e, "Can't keep the state");
+	return r;
+}
+
+static int check_state(struct json *j, struct err *e)
+{
+	int64_t format = 0;
+
+	if (!json_int_of(json_get(j, "format"), &format) || format != STATE_FORMAT)
+		return err_set(e, EINVAL,
+			       "state.json is of another version; end what runs with the daemon that wrote it, or remove the file");
+	return 0;
+}
+
+/* What a command was about to do when the daemon died, and can't be gone on with. */
+static void drop_leftovers(void)
+{
+	struct node *n;
+	struct view *v;
+
+	job_drop_leftovers();
+	list_for_each(v, &view_list, link) {
+		struct err e = ERR_INIT;
+
+		if (v->internal && !job_uses_view(v) && view_stop(v, &e))
+			log_warn("leftover device '%s': %s", v->dm, e.msg);
+	}
+	for (bool again = true; again;) {
+		again = false;
+		list_for_each(n, &node_list, link) {
+			if (n->monitor || n->parents || n->users)
+				continue;
+			node_put(n);
+			again = true;
+			break;
+		}
+	}
+}
+
+static int restore_all(struct json *j, struct err *e)
+{
+	int r;
+
+	r = node_restore(json_get(j, "nodes"), e);
+	if (!r)
+		r = view_restore(json_get(j, "views"), e);
+	if (!r)
+		r = export_restore(json_get(j, "exports"), e);
+	if (!r)
+		r = job_restore(json_get(j, "jobs"), e);
+	if (!r)
+		drop_leftovers();
+	return r;
+}
+
+int state_restore(struct err *e)
+{
+	_cleanup_free_ char *path = path_join(the_daemon->state_dir, "state.json");
+	_cleanup_free_ char *boot = boot_id(), *text = NULL;
+	_cleanup_json_ struct json *j = NULL;
+	const char *saved;
+	size_t len;
+	int r;
+
+	if (access(path, F_OK))
+		return 0;
+	r = read_file(path, STATE_MAX, &text, &len, e);
+	if (r)
+		return r;
+	j = json_parse(text, len, e);
+	if (!j) {
+		err_prefix(e, "'%s'", path);
+		return -EINVAL;
+	}
+	saved = json_str_of(json_get(j, "boot"));
+	if (!saved || !streq(saved, boot)) {
+		log_notice("the machine was started anew: nodes and devices of the last run are gone");
+		return 0;
+	}
+	r = check_state(j, e);
+	return r ? r : restore_all(j, e);
+}
