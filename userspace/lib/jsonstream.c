@@ -344,14 +344,14 @@ static int take_token(struct json_stream *s, enum token type, char punct, struct
 		count_brackets(s, punct);
 	s->tokens++;
 	if (!s->told && s->braces + s->brackets > (int64_t)s->limits.depth)
-		return overflow(s, "nesting depth", e);
+		r = overflow(s, "nesting depth", e);
 	if (!s->told && s->tokens > s->limits.tokens)
-		return overflow(s, "token count", e);
+		r = overflow(s, "token count", e);
 	if (!s->failed)
 		parse_token(s, type, punct);
 	strbuf_reset(&s->tok);
 	if ((s->braces > 0 || s->brackets > 0) && s->braces >= 0 && s->brackets >= 0)
-		return 0;
+		return r;
 	if (!s->failed) {
 		*ret = s->result;
 		s->result = NULL;
