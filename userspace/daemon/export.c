@@ -22,6 +22,17 @@ struct export *export_find(const char *name)
 	return NULL;
 }
 
+struct export *export_of(const struct view *v)
+{
+	struct export *x;
+
+	list_for_each(x, &export_list, link) {
+		if (x->view == v)
+			return x;
+	}
+	return NULL;
+}
+
 int device_find(const char *name, struct node **ret, struct err *e)
 {
 	struct export *x = export_find(name);

@@ -17,6 +17,9 @@ extern struct list export_list;
 /* By its id or by the name of its device. */
 struct export *export_find(const char *name);
 
+/* NULL: internal, or an export that did not come to be. */
+struct export *export_of(const struct view *v);
+
 /*
  * What a `device` argument means: the disk of that name (then its chain's top), an export's
  * id, or a node's name. -ENOENT with QEMU's sentence.

@@ -217,13 +217,25 @@ int job_restore(struct json *jobs, struct err *e)
 	return r;
 }
 
-/* A destination that no job uses: the daemon died while it set one up or took it down. */
-static int leftover_dest(const struct view *v)
+static bool in_chain(const struct view *v, const struct node *n)
+{
+	for (const struct node *m = v->top; m; m = m->backing) {
+		if (m == n)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * A destination that no job uses, an overlay that did not become active: the
+ * daemon died while it set one up or took it down.
+ */
+static int leftover_layer(const struct view *v)
 {
 	struct job *j;
 
 	for (unsigned i = 0; i < v->nr_layers; i++) {
-		bool used = !v->layers[i].dest;
+		bool used = !v->layers[i].dest && in_chain(v, v->layers[i].node);
 
 		list_for_each(j, &job_list, link)
 			used |= !j->cleaned && j->source == v && j->dest == v->layers[i].id;
@@ -257,9 +269,12 @@ void job_drop_leftovers(void)
 
 	list_for_each(v, &view_list, link) {
 		drop_kernel_orphans(v);
-		while ((id = leftover_dest(v)) >= 0) {
+		while ((id = leftover_layer(v)) >= 0) {
 			struct err e = ERR_INIT;
 
+			if (!view_layer(v, id)->dest && view_reclaim(v, id, &e))
+				log_warn("'%s': %s", v->dm, e.msg);
+			err_clear(&e);
 			if (view_drop_layer(v, id, &e)) {
 				log_warn("'%s': leftover layer %d: %s", v->dm, id, e.msg);
 				break;

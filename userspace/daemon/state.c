@@ -62,7 +62,7 @@ static void drop_leftovers(void)
 	list_for_each(v, &view_list, link) {
 		struct err e = ERR_INIT;
 
-		if (v->internal && !job_uses_view(v) && view_stop(v, &e))
+		if (!export_of(v) && !job_uses_view(v) && view_stop(v, &e))
 			log_warn("leftover device '%s': %s", v->dm, e.msg);
 	}
 	for (bool again = true; again;) {

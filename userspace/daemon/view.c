@@ -11,6 +11,7 @@
 #include "../lib/log.h"
 #include "ctl.h"
 #include "journal.h"
+#include "state.h"
 #include "view.h"
 
 #define SLICES_AT_START	 4096
@@ -493,7 +494,9 @@ int view_start(struct node *top, const char *dm, bool writable, bool internal, s
 	if (writable)
 		v->active = v->layers[0].id;
 	link_view(v, top);
-	r = create_device(v, e);
+	r = state_save(e); /* a device that no state knows would stay for ever */
+	if (!r)
+		r = create_device(v, e);
 	if (r) {
 		if (!v->dead)
 			view_abandon(v);
@@ -629,6 +632,9 @@ static int restore_layers(struct view *v, struct json *arr, struct err *e)
 		push_layer(v, name ? node_find(name) : NULL, (dev_t)dev,
 			   json_bool_of(json_get(j, "dest")));
 		v->layers[v->nr_layers - 1].id = (int)id;
+		if (name && node_find(name) &&
+		    (r = node_layer_device(node_find(name), &v->layers[v->nr_layers - 1].devno, e)))
+			return r;
 	}
 	return 0;
 }
@@ -653,6 +659,24 @@ static int restore_fields(struct view *v, struct json *j, struct err *e)
 	return r;
 }
 
+/* A snapshot may have been between `activate` and the end of its command. */
+static int adopt_active(struct view *v, struct err *e)
+{
+	_cleanup_free_ struct view_status *st = xmalloc(sizeof(*st));
+	struct view_layer *l;
+	int r = view_get_status(v, st, e);
+
+	if (r || st->active == v->active)
+		return r;
+	l = view_layer(v, st->active);
+	if (!l || !l->node)
+		return err_set(e, EINVAL, "device '%s': its active layer %d is not in the state",
+			       v->dm, st->active);
+	v->active = st->active;
+	v->top = l->node;
+	return 0;
+}
+
 /* The kernel is asked what is true; a device that a dying daemon left suspended goes on. */
 static int adopt_device(struct view *v, struct err *e)
 {
@@ -666,9 +690,24 @@ static int adopt_device(struct view *v, struct err *e)
 		return err_set(e, ENXIO, "the device is gone");
 	if (info.inactive_table)
 		(void)dm_clear(v->dm, NULL);
-	if (info.suspended)
+	r = adopt_active(v, e);
+	if (!r && info.suspended)
 		r = view_resume(v, e);
 	return r ? r : refresh(v, e);
+}
+
+/* What lay below the active layer when the daemon died may still have grants. */
+static void settle_backing(struct view *v)
+{
+	for (struct node *n = v->top->backing; v->writable && n; n = n->backing) {
+		struct view_layer *l = view_layer_of(v, n);
+		struct err e = ERR_INIT;
+
+		if (n->read_only || !l)
+			continue;
+		if (view_reclaim(v, l->id, &e) || node_make_read_only(n, &e))
+			log_warn("'%s': %s", n->file->filename, e.msg);
+	}
 }
 
 static int restore_one(struct json *j, struct err *e)
@@ -685,6 +724,7 @@ static int restore_one(struct json *j, struct err *e)
 	if (!n)
 		return err_set(e, EINVAL, "state: device '%s' has no node '%s'", dm, top);
 	v = view_alloc(dm, kname, uuid);
+	v->top = n;
 	r = restore_fields(v, j, e);
 	if (!r)
 		r = adopt_device(v, e);
@@ -692,7 +732,8 @@ static int restore_one(struct json *j, struct err *e)
 		view_free(v);
 		return r;
 	}
-	link_view(v, n);
+	link_view(v, v->top);
+	settle_backing(v);
 	return 0;
 }
 
