@@ -132,7 +132,15 @@ static const struct qapi_member io_error_data[] = {
 	{ "reason", &qapi_str, 0, NULL },	   { 0 },
 };
 
+static const struct qapi_member corrupted_data[] = {
+	{ "device", &qapi_str, 0, NULL },	    { "node-name", &qapi_str, QAPI_OPT, NULL },
+	{ "msg", &qapi_str, 0, NULL },		    { "offset", &qapi_int, QAPI_OPT, NULL },
+	{ "size", &qapi_int, QAPI_OPT, NULL },	    { "fatal", &qapi_bool, 0, NULL },
+	{ 0 },
+};
+
 const struct qmp_event_def blockdev_events[] = {
 	{ "BLOCK_IO_ERROR", io_error_data },
+	{ "BLOCK_IMAGE_CORRUPTED", corrupted_data },
 	{ 0 },
 };

@@ -183,7 +183,14 @@ static void space_again(struct view *v)
 static void service_failed(struct view *v, const char *what, const struct err *e)
 {
 	v->service_retry = true;
+	if (streq(v->trouble, e->msg))
+		return; /* said already */
+	snprintf(v->trouble, sizeof(v->trouble), "%s", e->msg);
 	log_error("'%s': %s: %s", v->dm, what, e->msg);
+	if (e->code == EUCLEAN)
+		event_post("BLOCK_IMAGE_CORRUPTED",
+			   json_pack("{s:s, s:s, s:s, s:b}", "device", v->dm, "node-name",
+				     v->top->name, "msg", e->msg, "fatal", 0));
 }
 
 /* A write may wait for a grant or for a table: both are space. */

@@ -76,6 +76,7 @@ struct view {
 	uint64_t ahead_batch;  /* slices of the next message */
 	uint64_t ahead_tables; /* L2 tables that may still be made ahead of their use */
 	bool nospace;	       /* the image's place is full; retried */
+	char trouble[ERR_MSG_MAX]; /* last said of a request that could not be served */
 	bool failed;	       /* the kernel has made it read-only */
 	struct view_job seen[VIEW_JOBS_MAX]; /* job states when last asked */
 	unsigned nr_seen;
