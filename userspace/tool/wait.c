@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "lib/util.h"
+#include "tool/progress.h"
+#include "tool/wait.h"
+
+#define POLL_MS 500
+#define RECONNECT_MS 30000
+
+static volatile sig_atomic_t interrupts;
+
+static void count_interrupt(int sig)
+{
+	(void)sig;
+	interrupts++;
+}
+
+static int64_t now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000LL + ts.tv_nsec / 1000000;
+}
+
+int job_query(struct tool *t, const char *id, struct json **ret, struct err *e)
+{
+	_cleanup_json_ struct json *jobs = NULL;
+	int r = tool_qmp(t, "query-block-jobs", NULL, &jobs, e);
+
+	if (r)
+		return r;
+	for (size_t i = 0; i < json_len(jobs); i++) {
+		const char *name = json_str_of(json_get(json_at(jobs, i), "device"));
+
+		if (name && streq(name, id)) {
+			*ret = json_ref(json_at(jobs, i));
+			return 0;
+		}
+	}
+	return err_set(e, ESRCH, "there is no job '%s' (livechain jobs shows all)", id);
+}
+
+/* The daemon went away: its jobs go on in the kernel, and it may come back. */
+static int reconnect(struct tool *t, const char *id, struct progress *p, struct err *e)
+{
+	int64_t end = now_ms() + RECONNECT_MS;
+	struct err why = ERR_INIT;
+	struct timespec pause = { 0, POLL_MS * 1000000L };
+	struct qmp_client *c;
+
+	progress_clear(p);
+	fprintf(stderr, "The connection to the daemon broke; job '%s' goes on. Trying to reach it again ...\n",
+		id);
+	qmp_client_close(take_ptr(t->client));
+	while (!interrupts) {
+		err_clear(&why);
+		if (tool_client(t, &c, &why) == 0)
+			return 0;
+		if (now_ms() >= end)
+			return err_set(e, ENOTCONN, "%s", why.msg);
+		nanosleep(&pause, NULL);
+	}
+	return err_set(e, ENOTCONN, "interrupted while the daemon was away; what became of job '%s' is not known",
+		       id);
+}
+
+/* What a concluded job came to. */
+static int result_of(const struct json *job, const char *id, struct err *e)
+{
+	const char *error = json_str_of(json_get(job, "error"));
+
+	if (!error)
+		return 0;
+	if (streq(error, "Operation canceled"))
+		return err_set(e, ECANCELED, "job '%s' was cancelled", id);
+	return err_set(e, EREMOTEIO, "job '%s' failed: %s", id, error);
+}
+
+static void say_stopped(struct progress *p, const struct json *job, const char *id, bool *said)
+{
+	const char *status = json_str_of(json_get(job, "io-status"));
+	bool stopped = status && !streq(status, "ok");
+
+	if (stopped && !*said) {
+		progress_clear(p);
+		fprintf(stderr, "Job '%s' stopped at an I/O error (%s): when the cause is gone, 'livechain job resume %s'\n",
+			id, status, id);
+	}
+	*said = stopped;
+}
+
+static int cancel(struct tool *t, const char *id, struct progress *p)
+{
+	progress_clear(p);
+	fprintf(stderr, "Interrupted: cancelling job '%s' and waiting for its end (Ctrl-C again: leave it to the daemon)\n",
+		id);
+	return tool_qmp(t, "job-cancel", json_pack("{s:s}", "id", id), NULL, NULL);
+}
+
+/* Until something happens to the job, or it is time to ask again. */
+static void wait_for_news(struct tool *t, const char *id, int seen)
+{
+	int64_t end = now_ms() + POLL_MS;
+
+	while (interrupts == seen) {
+		_cleanup_json_ struct json *event = NULL;
+		int64_t left = end - now_ms();
+		const char *about;
+
+		if (left <= 0 || qmp_client_event(t->client, (int)left, &event, NULL) != 1)
+			return;
+		about = json_str_of(json_get(json_get(event, "data"), "id"));
+		if (about && streq(about, id))
+			return;
+	}
+}
+
+static int wait_loop(struct tool *t, const char *id, struct progress *p, enum wait_end *ret_end,
+		     bool *ret_concluded, struct err *e)
+{
+	bool said_stopped = false;
+	int cancels = 0;
+
+	for (;;) {
+		_cleanup_json_ struct json *job = NULL;
+		struct err why = ERR_INIT;
+		uint64_t done = 0, total = 0;
+		const char *status;
+		int seen = interrupts;
+		int r = job_query(t, id, &job, &why);
+
+		if (r == -ENOTCONN && !seen) {
+			r = reconnect(t, id, p, e);
+			if (r)
+				return r;
+			continue;
+		}
+		if (r)
+			return err_set_class(e, why.cls, why.code, "%s", why.msg);
+		(void)json_u64_of(json_get(job, "offset"), &done);
+		(void)json_u64_of(json_get(job, "len"), &total);
+		status = json_str_of(json_get(job, "status"));
+		progress_update(p, done, total, now_ms());
+		if (status && streq(status, "concluded")) {
+			*ret_concluded = true;
+			return result_of(job, id, e);
+		}
+		say_stopped(p, job, id, &said_stopped);
+		if (seen >= 2) {
+			progress_clear(p);
+			fprintf(stderr, "Leaving: job '%s' is the daemon's now; see 'livechain jobs'\n", id);
+			*ret_end = WAIT_LEFT;
+			return 0;
+		}
+		if (seen && !cancels++)
+			(void)cancel(t, id, p);
+		wait_for_news(t, id, seen);
+	}
+}
+
+int job_wait(struct tool *t, const char *id, enum wait_end *ret_end, bool *ret_concluded,
+	     struct err *e)
+{
+	struct sigaction sa = { .sa_handler = count_interrupt }, old;
+	struct progress p;
+	bool bar = isatty(STDERR_FILENO);
+	int r;
+
+	interrupts = 0;
+	*ret_end = WAIT_DONE;
+	*ret_concluded = false;
+	sigaction(SIGINT, &sa, &old);
+	progress_init(&p, id, stderr, bar);
+	r = wait_loop(t, id, &p, ret_end, ret_concluded, e);
+	if (p.drawn && !r)
+		fputc('\n', stderr);
+	else
+		progress_clear(&p);
+	sigaction(SIGINT, &old, NULL);
+	return r;
+}
