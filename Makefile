@@ -81,7 +81,7 @@ LOGIC_CPPFLAGS	:= -Itests/logic/shim -Iinclude -Iinclude/uapi -Ikernel -D_GNU_SO
 # debug) that scripts/kernels knows how to get. Default: newest headers here.
 KERNEL_PINNED	:= $(KDIR)$(KERNEL)
 ifneq ($(KERNEL),)
-KDIR		:= $(shell scripts/kernels kdir $(KERNEL))
+override KDIR	:= $(shell scripts/kernels kdir $(KERNEL))
 endif
 KDIR		?= $(shell scripts/kernels installed)
 
@@ -184,10 +184,10 @@ check: ## everything below: build, unit, logic, VM cases on 6.1 and 6.12, lint
 	+@scripts/check
 
 check-unit: unit-tests ## user-space unit tests under sanitizers (T=name picks)
-	@tests/run-programs $(UNIT)
+	@tests/run-programs $(UNIT:$(B)/%=$(O)/asan/%)
 
 check-logic: logic-tests ## the kernel's pure code compiled in user space (T=name picks)
-	@tests/run-programs $(LOGIC)
+	@tests/run-programs $(LOGIC:$(B)/%=$(O)/asan/%)
 
 check-vm: ## boot a VM and run tests/cases in it (KERNEL= and T=name pick)
 	+@$(LOCKED) _tools

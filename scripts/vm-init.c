@@ -187,7 +187,7 @@ static void run_command(void)
 {
 	static char *const env[] = {
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-		"HOME=/root", "TERM=dumb", "LANG=C.UTF-8", "DM_DISABLE_UDEV=1", "LIVECHAIN_VM=1", NULL
+		"HOME=/root", "TERM=dumb", "LANG=C", "DM_DISABLE_UDEV=1", "LIVECHAIN_VM=1", NULL
 	};
 	int in = open("/dev/null", O_RDONLY), out = open("/dev/vport0p1", O_WRONLY);
 
