@@ -12,6 +12,7 @@
 #ifndef LC_BLOCKLOCK_H
 #define LC_BLOCKLOCK_H
 
+#include <linux/list.h>
 #include <linux/rbtree.h>
 #include <linux/spinlock.h>
 #include <linux/types.h>
@@ -19,14 +20,12 @@
 struct lc_locks {
 	spinlock_t lock;		/* irq-safe; nothing is taken inside it */
 	struct rb_root_cached tree;	/* every lock, held and waiting */
-	u64 seq;
 };
 
 struct lc_lock {
 	struct rb_node node;
 	u64 first, last;		/* blocks, both included */
 	u64 subtree_last;
-	u64 seq;
 	unsigned int blockers;		/* earlier locks that overlap */
 	struct list_head granted_list;
 	void (*granted)(struct lc_lock *lock);
@@ -53,7 +52,7 @@ bool lc_lock_range(struct lc_locks *locks, struct lc_lock *lock, u64 first, u64 
  */
 void lc_unlock_range(struct lc_locks *locks, struct lc_lock *lock);
 
-/* Whether any lock, held or awaited, overlaps the range. Context: any. */
-bool lc_range_locked(struct lc_locks *locks, u64 first, u64 nr);
+/* Locks the range if no lock, held or awaited, overlaps it. Context: any. */
+bool lc_trylock_range(struct lc_locks *locks, struct lc_lock *lock, u64 first, u64 nr);
 
 #endif

@@ -10,7 +10,7 @@
 #define LC_LAYER_H
 
 #include <linux/blkdev.h>
-#include <linux/wait.h>
+#include <linux/wait_bit.h>
 #include <linux/xarray.h>
 #include "logic/entry.h"
 #include "pool.h"
@@ -33,8 +33,7 @@ struct lc_layer {
 	bool dirty;			/* a write has completed since the last flush began */
 
 	unsigned int tables;		/* that list it; view->mutex */
-	atomic_t users;			/* I/O of our own: commits, jobs */
-	wait_queue_head_t users_wait;
+	atomic_t users;			/* I/O of our own (commits, jobs), and 1 for the tables */
 	u64 entries;			/* that name it; map->lock */
 
 	/* how it is written; set once by the message `layer`, view->mutex */

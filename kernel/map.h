@@ -10,17 +10,19 @@
 #define LC_MAP_H
 
 #include <linux/bio.h>
+#include <linux/dm-livechain.h>
 #include <linux/rcupdate.h>
 #include <linux/spinlock.h>
+#include <linux/workqueue.h>
 #include "logic/entry.h"
 #include "park.h"
-#include "uapi/linux/dm-livechain.h"
 
 #define LC_SLICE_SHIFT	9
 #define LC_SLICE_MASK	(LIVECHAIN_SLICE_BLOCKS - 1)
 #define LC_LEAF_SHIFT	9	/* slots in one page of the table */
 #define LC_LEAF_SLOTS	(1U << LC_LEAF_SHIFT)
 #define LC_LEAF_MASK	(LC_LEAF_SLOTS - 1)
+#define LC_MAP_LEAVES_MAX (1ULL << 22)	/* 32 MiB of pointers: 4 PiB in blocks of 4 KiB */
 
 struct lc_view;
 struct lc_layer;
@@ -29,15 +31,15 @@ struct lc_map {
 	unsigned long **leaf;		/* [slice >> 9][slice & 511] -> slot */
 	u64 nr_leaves;
 	spinlock_t lock;		/* changes of slots and entries, and the counts */
-	u64 generation;
 	u64 loaded;			/* slices */
 	u64 bytes;			/* memory */
 };
 
-/* A piece of the view that lies in one place. */
+/* A piece of the view that lies in one place, and of which the answer is one. */
 struct lc_extent {
 	enum lc_type type;
 	unsigned int len;		/* sectors */
+	u64 entry;			/* of the first block */
 	struct lc_layer *layer;		/* data only */
 	sector_t sector;		/* data only: on the layer's device, start added */
 };
@@ -60,6 +62,13 @@ u64 lc_map_entry(struct lc_view *view, u64 block);
  */
 void lc_map_extent(struct lc_view *view, sector_t sector, unsigned int max, struct lc_extent *x);
 
+/*
+ * The same for who is about to write in place: shared and unshared are told apart. The range must be
+ * within the view.
+ */
+void lc_map_extent_same(struct lc_view *view, sector_t sector, unsigned int max,
+			struct lc_extent *x);
+
 /* Returns true and the number of the first absent slice if there is one in the range. */
 bool lc_map_absent(struct lc_view *view, u64 block, u64 nr, u64 *ret_slice);
 
@@ -69,15 +78,27 @@ void lc_map_prepare(struct lc_view *view, u64 block, u64 nr);
 /**
  * lc_map_set() - give @nr blocks the entries of a run that starts with @entry
  *
- * Caller holds the range's block lock and has called lc_map_prepare(). Any context.
+ * Caller holds the range's block lock and has called lc_map_prepare(). Context: process.
  */
 void lc_map_set(struct lc_view *view, u64 block, u64 nr, u64 entry);
 
-/* Fills one slice if it is absent. @e: 512 entries, or NULL and @run. May sleep (GFP_NOIO). */
-int lc_map_fill(struct lc_view *view, u64 slice, const u64 *e, u64 run, bool *ret_filled);
+/**
+ * lc_map_fill() - fill one slice if it is absent
+ * @e: 512 entries (behind the view's end: whatever).
+ *
+ * Wakes who waits for it. May sleep (GFP_NOIO).
+ * Return: 1 if it was absent, 0 if it is left as it is, -ENOMEM.
+ */
+int lc_map_fill(struct lc_view *view, u64 slice, const u64 *e);
 
-/* Forgets the loaded slices of a range of slices. -EBUSY if one must stay. May sleep. */
-int lc_map_forget(struct lc_view *view, u64 slice, u64 nr);
+/* The same for a slice that is one run. */
+int lc_map_fill_run(struct lc_view *view, u64 slice, u64 first_entry);
+
+/* Forgets the loaded slices of a range, which the caller has locked. Sleeps (RCU). */
+void lc_map_forget(struct lc_view *view, u64 slice, u64 nr);
+
+/* lc_park()'s recheck for LC_WANT_SLICE */
+bool lc_map_loaded(struct lc_view *view, struct lc_waiter *w);
 
 /*
  * A read of the view into pages, for those who copy.
@@ -86,8 +107,10 @@ struct lc_read {
 	struct lc_view *view;
 	sector_t sector;		/* of the view */
 	unsigned int nr_sectors;
-	struct page **pages;		/* from the start of pages[0] on */
+	struct page **pages;		/* from the start of pages[0] on; or NULL and: */
+	struct bio *bio;		/* its data is what is to be filled */
 	void (*done)(struct lc_read *r); /* any context; may free @r */
+	void *owner;			/* the caller's */
 	blk_status_t status;		/* BLK_STS_DM_REQUEUE: being suspended, read again later */
 
 	/* private */
@@ -96,6 +119,9 @@ struct lc_read {
 	struct lc_waiter wait;
 	struct work_struct work;
 };
+
+/* The same from a context that may not sleep: the work is done in view->wq. */
+void lc_map_read_later(struct lc_read *r);
 
 /**
  * lc_map_read() - read what the view holds

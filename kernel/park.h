@@ -23,7 +23,7 @@ enum lc_want {
 #define LC_PARK_BUCKETS 64
 
 struct lc_park {
-	spinlock_t lock;	/* irq-safe; nothing is taken inside it */
+	spinlock_t lock;	/* irq-safe; rechecks take pool.lock inside it */
 	bool closed;		/* suspending: who comes is turned away */
 	unsigned int nr[LC_WANT_NR];
 	unsigned int nr_bios;
@@ -35,6 +35,7 @@ struct lc_waiter {
 	enum lc_want want;
 	u64 key;
 	bool is_bio;		/* counted by status as a parked bio */
+	bool parked;		/* the table's own */
 	/*
 	 * @again: what was waited for may be there: look again. Otherwise the view is
 	 * being suspended: give up for now (a bio: requeue; a job: again after resume).
@@ -54,6 +55,9 @@ void lc_park_init(struct lc_park *park);
  */
 void lc_park(struct lc_view *view, struct lc_waiter *w,
 	     bool (*recheck)(struct lc_view *view, struct lc_waiter *w));
+
+/* Stops waiting. False: @w->wake has been called or is about to be. Context: any. */
+bool lc_unpark(struct lc_view *view, struct lc_waiter *w);
 
 /* Wakes who waits for that key, or for any key of that kind. Context: any. */
 void lc_park_wake(struct lc_view *view, enum lc_want want, u64 key);

@@ -27,17 +27,28 @@ struct lc_range {
 };
 
 void lc_pool_init(struct lc_pool *pool);
+void lc_pool_set_low(struct lc_pool *pool, u64 low);
+
+/* Frees the struct lc_range of @list. */
+void lc_range_free_list(struct list_head *list);
+
 void lc_pool_exit(struct lc_pool *pool);
 
 /**
  * lc_pool_take() - take contiguous space
- * @align, @want: sectors; @want is a multiple of @align.
+ * @grain, @want: sectors; @want is a multiple of @grain.
  *
- * Takes as much as there is in one place, at most @want, a multiple of
- * @align, from a sector that is a multiple of @unit. Context: process.
+ * Takes what the first range that has room for a grain has, at most @want and whole
+ * grains only. Ranges begin and end with units, so what is taken does too. Context: process.
  * Return: sectors taken, 0 if there is none.
  */
-u64 lc_pool_take(struct lc_pool *pool, u64 unit, u64 align, u64 want, u64 *ret_sector);
+u64 lc_pool_take(struct lc_pool *pool, u64 grain, u64 want, u64 *ret_sector);
+
+/* Whether there is room for a grain in one place. Context: any but irq. */
+bool lc_pool_has(struct lc_pool *pool, u64 grain);
+
+/* True once after the pool has run low. Context: process. */
+bool lc_pool_tell_low(struct lc_pool *pool);
 
 /* Gives space back that nothing refers to. May leak it if memory is short. */
 void lc_pool_return(struct lc_pool *pool, u64 sector, u64 nr);

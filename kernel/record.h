@@ -9,49 +9,53 @@
 #include <linux/list.h>
 #include <linux/mempool.h>
 #include <linux/spinlock.h>
+#include <linux/types.h>
 #include <linux/workqueue.h>
 
 struct lc_view;
+struct lc_layer;
 struct lc_io;
 
 #define LC_RECPAGE_BUCKETS 256
+#define LC_COMMIT_PERIOD HZ
 
 struct lc_records {
-	spinlock_t lock;		/* irq-safe */
+	spinlock_t lock;		/* nothing is taken inside it */
 	struct hlist_head hash[LC_RECPAGE_BUCKETS]; /* struct lc_recpage by number */
 	struct list_head dirty;		/* record pages with something unrecorded */
-	u64 unrecorded;			/* units; read without the lock as a hint */
-	struct list_head waiters;	/* struct lc_io that wait for the next commit to end */
+	u64 unrecorded;			/* units whose records are not durable */
+	struct list_head waiters;	/* struct lc_io: complete when the next commit has */
+	bool asked;			/* for a commit, even if it is only a flush */
 	bool running;
 	struct delayed_work work;
-	mempool_t pages;		/* for record pages in I/O */
 	mempool_t recpages;
+	mempool_t images;		/* pages for records in I/O; only a commit takes them */
 };
 
 int lc_records_init(struct lc_view *view, char **error);
 void lc_records_exit(struct lc_view *view);
 
-/* The home of a record page of the active layer is known. Context: process. */
-bool lc_record_home(struct lc_view *view, u64 page, u64 *ret_sector);
+/* The home of a record page of @layer, if it is known. Context: any. */
+bool lc_record_home(struct lc_layer *layer, u64 page, u64 *ret_sector);
 
 /**
  * lc_record_dirty() - units of the active layer have new entries
  *
- * Called after lc_map_set(), with the range's block lock held; the homes must be known. Starts
- * the timer. May sleep (GFP_NOIO).
+ * Called after lc_map_set(), with the blocks locked; the homes must be known. Starts the
+ * timer. Context: view->wq, may sleep for memory.
  */
 void lc_record_dirty(struct lc_view *view, u64 first_unit, u64 nr);
 
-/* Whether a unit of the range is not recorded yet. Context: any. */
+/* Whether a unit of the range is not recorded yet. Context: process. */
 bool lc_record_pending(struct lc_view *view, u64 first_unit, u64 nr);
 
-/* Completes @io's bio after a commit that begins from now on. Context: any. */
+/* Completes @io when a commit that begins from now on has. Context: process, atomic too. */
 void lc_commit_join(struct lc_view *view, struct lc_io *io);
 
-/* Starts a commit if there is something to do. Context: any. */
-void lc_commit_kick(struct lc_view *view);
+/* Starts a commit, now. Context: any but irq. */
+void lc_commit_start(struct lc_view *view);
 
-/* Waits until nothing is unrecorded or unflushed, or it can't be done now. May sleep. */
+/* Commits; returns when that has ended, be it because it can't be done now. May sleep. */
 void lc_commit_wait(struct lc_view *view);
 
 /* Nothing is unrecorded, unflushed or being committed. */

@@ -18,17 +18,17 @@
 #include <linux/mutex.h>
 #include <linux/workqueue.h>
 #include "blocklock.h"
+#include "buf.h"
 #include "layer.h"
 #include "map.h"
 #include "park.h"
 #include "record.h"
-#include "uapi/linux/dm-livechain.h"
+#include <linux/dm-livechain.h>
 
 #define DM_MSG_PREFIX "livechain"
 
 struct lc_cbw;
 struct lc_jobs;
-struct lc_buf;
 
 struct lc_view {
 	/* constant */
@@ -43,6 +43,7 @@ struct lc_view {
 	 * suspended and under the mutex; those who serve bios may read it freely.
 	 */
 	struct lc_layer *active;
+	bool has_active;		/* a table has said which (NULL counts); mutex */
 	int fail;			/* errno (positive) of a record that could not be written */
 	/* Non-NULL while a before-write job has something to copy; jobs' own (copy.h). */
 	struct lc_cbw __rcu *cbw;
@@ -55,7 +56,7 @@ struct lc_view {
 	struct lc_locks locks;
 	struct lc_park park;
 	struct lc_records rec;
-	struct lc_buf *reserve;		/* a grain's pages for when memory is short */
+	struct lc_bufs bufs;
 	/*
 	 * log2 blocks: guests' writes lock this much at least. Raised by a before-write
 	 * job (while suspended) to its grain, so that the lock covers what it copies.
@@ -65,6 +66,7 @@ struct lc_view {
 	struct lc_jobs *jobs;		/* copy.h */
 
 	struct mutex mutex;
+	u64 generation;			/* mutex */
 	char name[LIVECHAIN_NAME_MAX + 1];
 	struct list_head list;		/* lc_views_mutex */
 	unsigned int tables;		/* bound; lc_views_mutex */
@@ -81,18 +83,30 @@ static inline unsigned int lc_block_sectors(const struct lc_view *view)
 	return 1U << view->block_shift;
 }
 
+/* Blocks that sectors [sector, sector + len) touch */
+static inline u64 lc_blocks_touched(const struct lc_view *view, sector_t sector, unsigned int len)
+{
+	return ((sector + len - 1) >> view->block_shift) - (sector >> view->block_shift) + 1;
+}
+
 /* log2 sectors of what one allocating write writes: the larger of block and unit */
 static inline unsigned int lc_grain_shift(const struct lc_view *view)
 {
 	const struct lc_layer *a = view->active;
 
-	return a ? max(view->block_shift, a->unit_shift) : view->block_shift;
+	if (!a || smp_load_acquire(&a->kind) != LC_LAYER_RECORD)
+		return view->block_shift;
+	return max(view->block_shift, a->unit_shift);
 }
 
 /* Finds or makes the view and counts a table. May sleep. */
 struct lc_view *lc_view_get(const char *name, sector_t nr_sectors, unsigned int block_shift,
 			    char **error);
 void lc_view_put(struct lc_view *view);
+
+/* Which table events go to. @ti is the live one; or it goes away. May sleep. */
+void lc_view_set_live(struct lc_view *view, struct dm_target *ti);
+void lc_view_not_live(struct lc_view *view, struct dm_target *ti);
 
 /* Raises a dm event from a worker. Context: any. */
 void lc_view_event(struct lc_view *view);

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Pages for the surroundings of partial writes, with a reserve so that one write
+ * at a time gets on when memory is short.
+ */
+#ifndef LC_BUF_H
+#define LC_BUF_H
+
+#include <linux/list.h>
+#include <linux/mm_types.h>
+#include <linux/spinlock.h>
+#include <linux/types.h>
+
+struct lc_buf {
+	unsigned int nr;
+	struct page *page[];
+};
+
+struct lc_bufs {
+	spinlock_t lock;
+	struct lc_buf *reserve;
+	bool taken;
+	struct list_head waiters;	/* struct lc_buf_waiter, for the reserve */
+};
+
+struct lc_buf_waiter {
+	struct list_head list;
+	void (*wake)(struct lc_buf_waiter *w); /* try again; must not sleep */
+};
+
+/* A reserve of @nr pages. May sleep. */
+int lc_buf_init(struct lc_bufs *bufs, unsigned int nr);
+void lc_buf_exit(struct lc_bufs *bufs);
+
+/* Makes the reserve at least @nr pages large. May sleep (GFP_NOIO). */
+int lc_buf_grow(struct lc_bufs *bufs, unsigned int nr);
+
+/**
+ * lc_buf_get() - get @nr pages
+ *
+ * Context: process, may sleep for memory but not for the reserve.
+ * Return: NULL if there are none now; @w->wake is called when it is time to try
+ * again. @nr must not be larger than the reserve.
+ */
+struct lc_buf *lc_buf_get(struct lc_bufs *bufs, unsigned int nr, struct lc_buf_waiter *w);
+void lc_buf_put(struct lc_bufs *bufs, struct lc_buf *buf);
+
+#endif
