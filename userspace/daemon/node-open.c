@@ -189,7 +189,10 @@ static int add_format(enum node_driver driver, struct json *opts, const char *na
 	r = child(val, ro, &file, e);
 	if (r)
 		return r;
-	r = node_format_open(driver, file, name, ro, flags, &n, e);
+	/* Once more: the child may have taken the name. */
+	r = name ? node_check_name(name, e) : 0;
+	if (!r)
+		r = node_format_open(driver, file, name, ro, flags, &n, e);
 	if (r) {
 		node_put(file);
 		return r;

@@ -65,8 +65,20 @@ void node_link(struct node *n)
 	core_unlock();
 }
 
+/* Without a format node above it nobody uses the file: others may have it. */
+static void release_file(struct node *file)
+{
+	loop_detach(&file->loop);
+	file->loop = (struct loop_dev)LOOP_DEV_INIT;
+	if (!file->lock_adopted)
+		image_unlock(file->fd, &file->lock);
+	file->lock_adopted = false;
+}
+
 static void node_free(struct node *n)
 {
+	if (n->file)
+		release_file(n->file);
 	core_lock();
 	list_del(&n->link);
 	core_unlock();
@@ -150,10 +162,11 @@ int node_del(const char *name, struct err *e)
 		return node_check_free(n, e);
 	if (!n->monitor)
 		return err_set(e, EPERM, "Node %s is not owned by the monitor", name);
+	if (n->parents && parent_of(n)->backing == n)
+		return node_check_free(n, e);
 	if (n->parents || n->users)
-		return err_set(e, EBUSY, "Node '%s' is busy: %s%s'", name,
-			       n->parents ? "node is used by '" : "it is exported as a 'dm",
-			       n->parents ? parent_of(n)->name : "' device: block-export-del first, '");
+		return err_set(e, EBUSY, "Block device %s is in use%s", name,
+			       n->users ? ": it is exported, block-export-del comes first" : "");
 	core_lock();
 	n->monitor = false;
 	core_unlock();
