@@ -259,7 +259,8 @@ static bool step(struct monitor *m)
 		if (m->ended)
 			return false;
 		m->ended = true;
-		handle(m, json_stream_end(m->stream, &request, &e), request, &e);
+		r = json_stream_end(m->stream, &request, &e);
+		handle(m, r, request, &e);
 		return true;
 	}
 	return fill(m);
