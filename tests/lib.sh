@@ -36,7 +36,7 @@ SEED=${LIVECHAIN_SEED:-$((SRANDOM & 0xffff))}
 RANDOM=$SEED
 export SEED
 
-_planned= _count=0 _failed=0 _skipped= _cleanups=()
+_planned='' _count=0 _failed=0 _skipped='' _cleanups=()
 _bashpid=$BASHPID
 
 # --- reporting ------------------------------------------------------------------
@@ -167,6 +167,7 @@ mkdirect() {
 	[ -d /sys/module/brd ] && bail "mkdirect and mkram exclude each other: make ${RAM[-1]} a file system by hand"
 	mkram 1 "$1"
 	mkfs_mount /dev/ram0 "$T/img"
+	# shellcheck disable=SC2034 # for the case
 	IMG=$T/img
 }
 
