@@ -202,7 +202,8 @@ static void wait_for_udev(uint32_t cookie)
 	unsigned waited = 0, step = 1;
 	int ready = 0;
 
-	for (;;) {
+	/* Without udev nothing is to be waited for (and _immediate never says "ready" then). */
+	while (dm_udev_get_sync_support()) {
 		pthread_mutex_lock(&node_lock);
 		if (!dm_udev_wait_immediate(cookie, &ready))
 			ready = 1;
@@ -215,7 +216,8 @@ static void wait_for_udev(uint32_t cookie)
 	}
 	if (ready)
 		return;
-	(void)dm_udev_complete(cookie);
+	if (waited)
+		(void)dm_udev_complete(cookie);
 	pthread_mutex_lock(&node_lock);
 	(void)dm_udev_wait(cookie);
 	pthread_mutex_unlock(&node_lock);
