@@ -176,8 +176,11 @@ static int lc_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *error)
 
 	if (!op_is_write(bio_op(bio)) || !active)
 		return DM_ENDIO_DONE;
-	/* Of a flush only the failure: then nothing has become clean. */
-	if (!(bio->bi_opf & REQ_PREFLUSH) || *error)
+	/*
+	 * Of a flush (no data; the flag may be gone, if the device has no cache) only the failure
+	 * counts: then nothing has become clean.
+	 */
+	if (bio_op(bio) != REQ_OP_WRITE || bio->bi_io_vec || *error)
 		lc_layer_wrote(active);
 	return DM_ENDIO_DONE;
 }
