@@ -109,8 +109,11 @@ logic-tests:
 	+@$(LOCKED) ASAN=1 _logic
 
 _tools: $(B)/liblivechain.a $(DAEMON) $(TOOL)
+	@:
 _unit: $(UNIT)
+	@:
 _logic: $(LOGIC)
+	@:
 
 $(B)/liblivechain.a: $(LIB_OBJ)
 $(B)/libdaemon.a: $(DAEMON_OBJ)

@@ -8,6 +8,7 @@ qmp.py --serve EVENTS SOCKET    a command per line on stdin, "ok JSON" or "error
                                 line on stdout; events are appended to the file EVENTS
 """
 import json
+import os
 import selectors
 import socket
 import sys
@@ -66,6 +67,10 @@ class Client:
     def take_events(self):
         """What came without being asked for; called when the socket is readable."""
         self.fill()
+        self.drain()
+
+    def drain(self):
+        """Hands on the events that lie in the buffer."""
         while (line := self.next_line()) is not None:
             msg = json.loads(line)
             if "event" in msg:
@@ -101,6 +106,7 @@ def serve(events_path, path):
                 if not client:
                     connect()
                 reply = client.command(text)
+                client.drain()
             except (OSError, ValueError) as e:
                 drop()
                 return "error " + json.dumps({"class": "Connection", "desc": str(e)})
@@ -108,7 +114,6 @@ def serve(events_path, path):
                 return "ok " + json.dumps(reply["return"])
             return "error " + json.dumps(reply.get("error", reply))
 
-        import os
         while True:
             # Without a connection, look for one: events come unasked.
             if not client:
@@ -156,4 +161,5 @@ def main(argv):
     return status
 
 
-sys.exit(main(sys.argv[1:]))
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
