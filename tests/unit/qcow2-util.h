@@ -42,6 +42,7 @@ enum {
 	Q_CREATE = 1,
 	Q_DIRECT = 2,
 	Q_BDEV = 4, /* claims to be a block device of the file's size */
+	Q_SYNC = 8, /* flushes are real; otherwise they cost nothing */
 };
 
 struct q_file *q_open_file(const char *name, unsigned int flags);

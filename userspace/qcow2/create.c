@@ -65,8 +65,6 @@ static int plan_layout(const struct qio *io, struct layout *l, struct err *e)
 			       (unsigned long long)h->size, (unsigned long long)l->c);
 	per_block = 1ull << (h->cluster_bits + 3 - h->refcount_order);
 	l->l1 = DIV_ROUND_UP(entries * 8, l->c);
-	if (!l->l1)
-		l->l1 = 1;
 	l->rt = l->rb = 1;
 	do {
 		old = l->total;
