@@ -1,0 +1,50 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Suspend, resume, reload, rename and failed reloads under load: the guest sees nothing.
+# timeout: 180
+. "$(dirname "$0")/../lib-kernel.sh"
+require fio
+plan 16
+kernel_setup 3 64
+nr=$((2 * 64 * 1024))
+table="0 $nr livechain kre 128 0 1 0 ${RAM[0]} 0"
+with="0 $nr livechain kre 128 0 2 0 ${RAM[0]} 0 1 ${RAM[1]} 0"
+dm_create kre "$table"
+cleanup_fn dm_remove kren
+msg kre "layer 0 unit 8 raw"
+for ((b = 0; b < nr / 128; b += 512)); do msg kre "map 0 $b 512:d:0:$((b * 128))" >/dev/null; done
+fio --name=v --filename=/dev/mapper/kre --rw=randwrite --bs=4k-64k --ioengine=libaio --direct=1 --iodepth=8 \
+	--randseed="$SEED" --time_based --runtime=120 --verify=crc32c --verify_backlog=64 --fsync=64 >"$T/fio" 2>&1 &
+fio=$!
+alive() { kill -0 $fio 2>/dev/null && ! grep -q "verify: bad" "$T/fio"; }
+sleep 1
+for noflush in --noflush ""; do
+	for _ in 1 2 3 4 5; do
+		dmsetup suspend $noflush --nolockfs kre && dmsetup resume kre || break
+	done
+	ok $? "suspend ${noflush:-with flush} and resume"
+done
+for t in "$with" "$table" "$with"; do
+	dmsetup load kre --table "$t" && dmsetup suspend --noflush --nolockfs kre && dmsetup resume kre
+	ok $? "reload to $t"
+done
+is "$(dmsetup table kre | cut -d' ' -f7)" 2 "the new table is live"
+fails "a bad table is refused" "failed" dmsetup load kre --table "0 $nr livechain kre 128 0 1 0 /dev/nothing 0"
+fails "a table without the active layer is refused" "failed" dmsetup load kre --table "0 $nr livechain kre 128 1 1 1 ${RAM[1]} 0"
+dmsetup suspend --noflush --nolockfs kre && dmsetup resume kre
+ok $? "the old one goes on"
+dmsetup load kre --table "$table" && dmsetup clear kre
+ok $? "a table that never became live goes"
+is "$(dmsetup table kre | cut -d' ' -f7)" 2 "and has changed nothing"
+dmsetup rename kre kren && dmsetup suspend --noflush --nolockfs kren && dmsetup resume kren
+ok $? "renamed"
+like "$(status_of kren)" "^1 kre [0-9]+ rw 128 0 2/2" "the view keeps its name"
+dmsetup create kre2 --table "$with" 2>"$T/err"
+ok $((! $?)) "a second live device of the view is refused"
+like "$(dmesg | tail -n 20)" "Another device is live on the view" "and the log says why"
+dmsetup remove kre2 2>/dev/null
+alive; st=$?
+kill $fio; wait $fio
+grep -qE "verify: bad|io_u error" "$T/fio" && st=1
+ok $st "the guest has seen nothing of it"
+[ $st = 0 ] || diag "$(cat "$T/fio")"
