@@ -164,6 +164,17 @@ static void set_copy_shift(struct lc_view *view)
 	WRITE_ONCE(view->copy_shift, shift);
 }
 
+static void job_go(struct lc_job *job)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(&job->lock, flags);
+	if (job->state == LC_JOB_CREATED && !job->ending)
+		__set_state(job, job->user_paused ? LC_JOB_PAUSED : LC_JOB_RUNNING);
+	spin_unlock_irqrestore(&job->lock, flags);
+	lc_job_kick(job);
+}
+
 void lc_job_add(struct lc_job *job)
 {
 	struct lc_view *view = job->view;
@@ -177,6 +188,8 @@ void lc_job_add(struct lc_job *job)
 		set_copy_shift(view);
 		lc_cbw_add(job);
 	}
+	if (READ_ONCE(jobs->live))
+		job_go(job);
 	lc_view_event(view);
 }
 
@@ -338,17 +351,6 @@ void lc_jobs_wait(struct lc_view *view)
 {
 	wait_event(view->jobs->idle, all_idle(view->jobs));
 	view->jobs->drained = true;
-}
-
-static void job_go(struct lc_job *job)
-{
-	unsigned long flags;
-
-	spin_lock_irqsave(&job->lock, flags);
-	if (job->state == LC_JOB_CREATED && !job->ending)
-		__set_state(job, job->user_paused ? LC_JOB_PAUSED : LC_JOB_RUNNING);
-	spin_unlock_irqrestore(&job->lock, flags);
-	lc_job_kick(job);
 }
 
 void lc_jobs_resume(struct lc_view *view)
