@@ -63,8 +63,9 @@ enum {
  * Opens the image behind @io, which is borrowed until qcow2_close(). Writes
  * nothing. Never opens the backing file.
  *
- * -EINVAL: not qcow2, or damaged; -EOPNOTSUPP: a feature that is not
- * supported; -EUCLEAN: marked dirty or corrupt and @flags has QCOW2_WRITABLE.
+ * -EINVAL, -EFBIG: not qcow2, or a header that makes no sense; -EUCLEAN: its
+ * tables are damaged, or it is marked dirty or corrupt and @flags has
+ * QCOW2_WRITABLE; -EOPNOTSUPP: a feature that is not supported.
  */
 int qcow2_open(struct qio *io, unsigned int flags, struct qcow2 **ret, struct err *e);
 
@@ -205,7 +206,7 @@ enum {
  * Gives back clusters that nothing references (the caller answers for that):
  * refcount 1 becomes 0, durably. All ranges are whole clusters; each cluster must
  * have refcount 1 and be no metadata, or nothing at all is freed
- * (-EUCLEAN). Then a growable file is cut behind its last used cluster.
+ * (-EUCLEAN). Then a growable file whose end is what was freed is cut there.
  */
 int qcow2_free_clusters(struct qcow2 *img, const struct qcow2_range *ranges, size_t n,
 			unsigned int flags, struct err *e);
