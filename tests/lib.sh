@@ -226,6 +226,7 @@ DAEMON_PID='' QMP_SOCK=$T/qmp.sock STATE_DIR=$T/state DAEMON_LOG=$T/daemon.log E
 # when it answers. Its arguments are kept for restart_daemon. One at a time.
 start_daemon() {
 	DAEMON_ARGS=("$@")
+	_qmp_client # in this shell: one that a $(...) starts would hold its output open
 	[ -x "$LIVECHAIND" ] || bail "$LIVECHAIND is not built: make"
 	mkdir -p "$STATE_DIR"
 	"$LIVECHAIND" --qmp "$QMP_SOCK" --state-dir "$STATE_DIR" "$@" >>"$DAEMON_LOG" 2>&1 &
@@ -279,7 +280,7 @@ _qmp_client() {
 	[ -p "$T/qmp.in" ] && return
 	mkfifo "$T/qmp.in" "$T/qmp.out"
 	exec 61<>"$T/qmp.in" 62<>"$T/qmp.out"
-	python3 -S "$TOP/tests/qmp.py" --serve "$EVENTS" "$QMP_SOCK" <&61 >&62 61>&- 62>&- &
+	python3 -S "$TOP/tests/qmp.py" --serve "$EVENTS" "$QMP_SOCK" <&61 >&62 2>"$T/qmp.err" 61>&- 62>&- &
 	cleanup_fn kill $!
 }
 

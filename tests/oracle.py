@@ -1,0 +1,441 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A model of a disk, and random I/O on a device that is compared with it.
+
+oracle.py churn DEVICE MODEL [--seconds S] [--seed N] [--threads T]
+    random writes, reads, discards, write-zeroes and flushes on DEVICE; the file MODEL
+    (its content before) gets the same; every read must return what the model says
+oracle.py same DEVICE MODEL
+    the whole device reads as the model
+oracle.py random DIR SOCKET DISK MODEL [--seconds S] [--seed N]
+    churn, and at random times snapshots and backups by QMP; each backup is compared with the
+    model as it was when the job started. Images go to DIR.
+
+Status 0: all as it should be; 1: it tells what was not.
+"""
+import argparse
+import mmap
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+
+import dmio
+import qmp
+
+SECTOR = 512
+MIB = 1 << 20
+
+
+def say(text):
+    print("# " + text, flush=True)
+
+
+class Mismatch(Exception):
+    pass
+
+
+class Model:
+    """What the disk must hold, as a file. All methods may be called by any thread."""
+
+    def __init__(self, path):
+        self.file = open(path, "r+b")
+        self.size = os.fstat(self.file.fileno()).st_size
+        self.data = mmap.mmap(self.file.fileno(), self.size)
+        self.cond = threading.Condition()
+        self.busy = {}          # op number: (sector, nr, allowed new data)
+        self.window = None      # list of (sector, [allowed data]...) since freeze()
+        self.next = 1
+        self.held = False
+
+    def sectors(self):
+        return self.size // SECTOR
+
+    def get(self, sector, nr):
+        return self.data[sector * SECTOR:(sector + nr) * SECTOR]
+
+    def begin(self, sector, nr, new, wait=True):
+        """Reserves the range for one operation that may make it @new; returns its number."""
+        with self.cond:
+            while self.held or any(sector < s + n and s < sector + nr
+                                   for s, n, _ in self.busy.values()):
+                if not wait:
+                    return 0
+                self.cond.wait()
+            number, self.next = self.next, self.next + 1
+            self.busy[number] = (sector, nr, new)
+            if self.window is not None and new is not None:
+                self.window.append((sector, nr, new))
+            return number
+
+    def end(self, number, data):
+        """The operation is over, the range holds @data now (None: what it held)."""
+        with self.cond:
+            sector, nr, _ = self.busy.pop(number)
+            if data is not None:
+                self.data[sector * SECTOR:(sector + nr) * SECTOR] = data
+            self.cond.notify_all()
+
+    def hold(self):
+        """Waits until nothing is under way, and lets nothing begin until release()."""
+        with self.cond:
+            self.held = True
+            while self.busy:
+                self.cond.wait()
+
+    def release(self):
+        with self.cond:
+            self.held = False
+            self.cond.notify_all()
+
+    def freeze(self):
+        """A copy of now; until thaw() what happens is noted as possible too."""
+        with self.cond:
+            self.window = [op for op in self.busy.values() if op[2] is not None]
+            return bytes(self.data)
+
+    def thaw(self):
+        with self.cond:
+            window, self.window = self.window, None
+            return window
+
+
+def check(path, frozen, window, what):
+    """The file @path holds @frozen, or in places what an operation of @window wrote there."""
+    allowed = {}
+    for sector, nr, new in window:
+        for i in range(nr):
+            allowed.setdefault(sector + i, []).append(new[i * SECTOR:(i + 1) * SECTOR])
+    with open(path, "rb") as f:
+        pos = 0
+        while pos < len(frozen):
+            got, want = f.read(MIB), frozen[pos:pos + MIB]
+            if got != want:
+                check_sectors(got, want, pos // SECTOR, allowed, what)
+            pos += MIB
+        if f.read(1):
+            raise Mismatch("%s is longer than the disk" % what)
+
+
+def check_sectors(got, want, first, allowed, what):
+    if len(got) != len(want):
+        raise Mismatch("%s is shorter than the disk" % what)
+    for i in range(0, len(want), SECTOR):
+        a, b = got[i:i + SECTOR], want[i:i + SECTOR]
+        sector = first + i // SECTOR
+        if a != b and a not in allowed.get(sector, []):
+            raise Mismatch("%s, sector %d: %s instead of %s" % (
+                what, sector, dmio.explain(a), dmio.explain(b)))
+
+
+class Churn(threading.Thread):
+    """One stream of random operations."""
+
+    VERBS = ["write"] * 10 + ["read"] * 6 + ["discard", "zeroout", "flush", "flush", "rewrite"]
+
+    def __init__(self, device, model, rng, stop):
+        super().__init__(daemon=True)
+        self.disk = dmio.Disk(device)
+        self.model, self.rng, self.stop = model, rng, stop
+        self.counts, self.error = {}, None
+
+    def pick(self):
+        rng, total = self.rng, self.model.sectors()
+        nr = min(total, max(1, int(2 ** rng.uniform(0, 10.5))))
+        # Half of it in a hot tenth of the disk, so that places are met again.
+        span = total // 10 if rng.random() < 0.5 else total
+        sector = rng.randrange(max(1, min(span, total - nr + 1)))
+        if rng.random() < 0.7:
+            align = rng.choice([8, 8, 8, 128])
+            sector = sector // align * align
+            nr = max(align, nr // align * align)
+        return sector, min(nr, total - sector)
+
+    def run(self):
+        try:
+            while not self.stop.is_set():
+                self.one()
+        except Exception as e:      # whatever it is: the test ends, and says it
+            self.error = e
+            self.stop.set()
+        finally:
+            self.disk.close()
+
+    def one(self):
+        verb = self.rng.choice(self.VERBS)
+        self.counts[verb] = self.counts.get(verb, 0) + 1
+        if verb == "flush":
+            self.disk.flush()
+            return
+        sector, nr = self.pick()
+        getattr(self, verb)(sector, nr)
+
+    def write(self, sector, nr):
+        data = dmio.pattern(self.rng.getrandbits(40), sector, nr)
+        self.change(sector, nr, data, lambda: self.disk.write(
+            sector, data, os.RWF_DSYNC if self.rng.random() < 0.1 else 0))
+
+    def rewrite(self, sector, nr):
+        """Zeros as data."""
+        data = bytes(nr * SECTOR)
+        self.change(sector, nr, data, lambda: self.disk.write(sector, data))
+
+    def zeroout(self, sector, nr):
+        self.change(sector, nr, bytes(nr * SECTOR), lambda: self.disk.zeroout(sector, nr))
+
+    def change(self, sector, nr, data, act):
+        number = self.model.begin(sector, nr, data)
+        try:
+            act()
+        except OSError:
+            self.model.end(number, None)
+            raise
+        self.model.end(number, data)
+
+    def read(self, sector, nr):
+        number = self.model.begin(sector, nr, None)
+        try:
+            got, want = self.disk.read(sector, nr), self.model.get(sector, nr)
+            if got != want:
+                check_sectors(got, want, sector, {}, "read of %d+%d" % (sector, nr))
+        finally:
+            self.model.end(number, None)
+
+    def discard(self, sector, nr):
+        """Each sector is as it was or zero; from then on it stays that."""
+        number = self.model.begin(sector, nr, bytes(nr * SECTOR))
+        got = None
+        try:
+            self.disk.discard(sector, nr)
+            got, want = self.disk.read(sector, nr), self.model.get(sector, nr)
+            zero = bytes(SECTOR)
+            check_sectors(got, want, sector, {s: [zero] for s in range(sector, sector + nr)},
+                          "discarded %d+%d" % (sector, nr))
+        finally:
+            self.model.end(number, got)
+
+
+class Load:
+    """Several streams, until stopped."""
+
+    def __init__(self, device, model, seed, threads):
+        self.stop = threading.Event()
+        self.streams = [Churn(device, model, random.Random(seed * 1000 + i), self.stop)
+                        for i in range(threads)]
+        for s in self.streams:
+            s.start()
+
+    def failed(self):
+        return self.stop.is_set()
+
+    def end(self):
+        """Raises what a stream ran into."""
+        self.stop.set()
+        for s in self.streams:
+            s.join(120)
+            if s.is_alive():
+                raise Mismatch("an operation did not end within 120 s")
+        total = {}
+        for s in self.streams:
+            for k, v in s.counts.items():
+                total[k] = total.get(k, 0) + v
+        say("operations: " + ", ".join("%s %d" % kv for kv in sorted(total.items())))
+        for s in self.streams:
+            if s.error:
+                raise s.error
+
+
+def same(device, model, what="the device"):
+    disk = dmio.Disk(device)
+    total = disk.sectors()
+    if total != model.sectors():
+        raise Mismatch("%s has %d sectors, the model %d" % (what, total, model.sectors()))
+    for sector in range(0, total, 2048):
+        nr = min(2048, total - sector)
+        got, want = disk.read(sector, nr), model.get(sector, nr)
+        if got != want:
+            check_sectors(got, want, sector, {}, what)
+    disk.close()
+
+
+def churn(args):
+    model = Model(args.model)
+    load = Load(args.device, model, args.seed, args.threads)
+    load.stop.wait(args.seconds)
+    load.end()
+    same(args.device, model)
+
+
+class Random:
+    """Snapshots and backups while the disk is churned."""
+
+    def __init__(self, args):
+        self.args, self.rng = args, random.Random(args.seed)
+        self.model = Model(args.model)
+        self.device = "/dev/mapper/" + args.disk
+        self.events = []
+        self.client = qmp.Client(args.socket, self.events.append)
+        self.client.negotiate()
+        self.nr = 0
+        self.backup = None      # the one under way
+        self.done = {"snapshots": 0, "backups": 0}
+
+    def command(self, name, **arguments):
+        arguments = {k.replace("_", "-"): v for k, v in arguments.items()}
+        import json
+        reply = self.client.command(json.dumps({"execute": name, "arguments": arguments}))
+        if "return" not in reply:
+            raise Mismatch("%s %s: %s" % (name, arguments, reply["error"]["desc"]))
+        return reply["return"]
+
+    def image(self, kind):
+        self.nr += 1
+        return os.path.join(self.args.dir, "%s%d" % (kind, self.nr))
+
+    @staticmethod
+    def tool(*words):
+        r = subprocess.run(words, capture_output=True, text=True)
+        if r.returncode:
+            raise Mismatch("%s: %s" % (" ".join(words), (r.stdout + r.stderr).strip()))
+
+    def top(self):
+        for d in self.command("query-block"):
+            if d["device"] == self.args.disk:
+                return d["inserted"]
+        raise Mismatch("the disk is gone from query-block")
+
+    def cluster(self):
+        return 1 << self.rng.randrange(12, 22)
+
+    def snapshot(self):
+        path, args = self.image("s"), {}
+        if self.rng.random() < 0.6:
+            top, size = self.top(), self.cluster()
+            self.tool("qemu-img", "create", "-q", "-u", "-f", "qcow2",
+                      "-o", "cluster_size=%d,compat=%s" % (size, self.rng.choice(["1.1", "1.1", "0.10"])),
+                      "-b", top["file"], "-F", top["drv"], path, str(self.model.size))
+            args = {"mode": "existing"}
+            say("snapshot %s, clusters of %d" % (path, size))
+        else:
+            say("snapshot %s" % path)
+        self.command("blockdev-snapshot-sync", device=self.args.disk, snapshot_file=path,
+                     snapshot_node_name="n%d" % self.nr, **args)
+        self.done["snapshots"] += 1
+
+    def start_backup(self):
+        rng, path = self.rng, self.image("b")
+        driver = rng.choice(["qcow2", "qcow2", "raw"])
+        if driver == "raw":
+            self.tool("qemu-img", "create", "-q", "-f", "raw", path, str(self.model.size))
+        else:
+            self.tool("qemu-img", "create", "-q", "-f", "qcow2", "-o",
+                      "cluster_size=%d" % self.cluster(), path, str(self.model.size))
+        job = "job%d" % self.nr
+        self.command("blockdev-add", driver=driver, node_name="t%d" % self.nr,
+                     file={"driver": "file", "filename": path})
+        speed = rng.choice([0, 0, 4 * MIB, 16 * MIB])
+        quiet = rng.random() < 0.4
+        say("backup %s to %s, speed %d%s" % (path, driver, speed, ", nothing in flight" if quiet else ""))
+        if quiet:
+            self.model.hold()
+        frozen = self.model.freeze()
+        try:
+            self.command("blockdev-backup", device=self.args.disk, target="t%d" % self.nr,
+                         sync="full", job_id=job, speed=speed)
+        finally:
+            window = self.model.thaw()
+            if quiet:
+                self.model.release()
+        self.backup = (self.nr, job, path, driver, frozen, [] if quiet else window)
+
+    def look_at_backup(self):
+        """Asks after the job; compares and forgets the image when it has ended."""
+        nr, job, path, driver, frozen, window = self.backup
+        for j in self.command("query-jobs"):
+            if j["id"] == job:
+                if self.rng.random() < 0.05:
+                    self.command("block-job-set-speed", device=job, speed=0)
+                return
+        for e in self.events:
+            d = e["data"]
+            if e["event"] == "BLOCK_JOB_COMPLETED" and d["device"] == job:
+                break
+        else:
+            raise Mismatch("%s ended without BLOCK_JOB_COMPLETED" % job)
+        if d.get("error") or d["offset"] != d["len"]:
+            raise Mismatch("%s: %r" % (job, d))
+        self.backup = None
+        self.command("blockdev-del", node_name="t%d" % nr)
+        self.compare(path, driver, frozen, window)
+        os.unlink(path)
+        self.done["backups"] += 1
+
+    def compare(self, path, driver, frozen, window):
+        what = "backup " + path
+        if driver == "qcow2":
+            self.tool("qemu-img", "check", path)
+            raw = path + ".raw"
+            self.tool("qemu-img", "convert", "-O", "raw", path, raw)
+        else:
+            raw = path
+        check(raw, frozen, window, what)
+        if raw != path:
+            os.unlink(raw)
+        say("%s is right" % what)
+
+    def run(self):
+        load = Load(self.device, self.model, self.args.seed, self.args.threads)
+        end = time.monotonic() + self.args.seconds
+        try:
+            while time.monotonic() < end and not load.failed():
+                time.sleep(self.rng.uniform(0.05, 1.0))
+                if self.backup:
+                    self.look_at_backup()
+                elif self.rng.random() < 0.5:
+                    self.start_backup()
+                if not self.backup and self.rng.random() < 0.4 and self.done["snapshots"] < 12:
+                    self.snapshot()
+            while self.backup and not load.failed():
+                self.command("block-job-set-speed", device=self.backup[1], speed=0) \
+                    if any(j["id"] == self.backup[1] and j["status"] == "running"
+                           for j in self.command("query-jobs")) else None
+                self.look_at_backup()
+                time.sleep(0.2)
+        finally:
+            load.end()
+        same(self.device, self.model)
+        say("%(snapshots)d snapshots, %(backups)d backups" % self.done)
+        if self.args.seconds >= 30 and not all(self.done.values()):
+            raise Mismatch("too little happened: %r" % self.done)
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    sub = p.add_subparsers(dest="verb", required=True)
+    for verb, words in (("churn", "device model"), ("same", "device model"),
+                        ("random", "dir socket disk model")):
+        s = sub.add_parser(verb)
+        for w in words.split():
+            s.add_argument(w)
+        s.add_argument("--seconds", type=float, default=10)
+        s.add_argument("--seed", type=int, default=1)
+        s.add_argument("--threads", type=int, default=4)
+    args = p.parse_args()
+    try:
+        if args.verb == "churn":
+            churn(args)
+        elif args.verb == "same":
+            same(args.device, Model(args.model))
+        else:
+            Random(args).run()
+    except (Mismatch, AssertionError, OSError, ConnectionError) as e:
+        say("WRONG: %s: %s" % (type(e).__name__, e))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
