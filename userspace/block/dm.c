@@ -509,8 +509,8 @@ int dm_get_info(const char *name, struct dm_dev_info *ret, struct err *e)
 }
 
 /*
- * What the kernel puts behind a list entry's name (driver 4.37: event number; 4.45: UUID): see
- * linux/dm-ioctl.h. libdm 1.02.185 has no accessor.
+ * What the kernel puts behind a list entry's name: see linux/dm-ioctl.h. libdm 1.02.185 has no
+ * accessor, and does not ask for UUIDs (without either flag the kernel was not asked).
  */
 struct name_tail {
 	uint32_t event_nr;
@@ -518,11 +518,14 @@ struct name_tail {
 	char uuid[];
 };
 #define TAIL_HAS_UUID 1
+#define TAIL_HAS_NO_UUID 2
 
-static void fill_entry(const struct dm_names *n, struct dm_dev_entry *ret)
+/* False if the device has gone meanwhile. */
+static bool fill_entry(const struct dm_names *n, struct dm_dev_entry *ret)
 {
 	uintptr_t end = (uintptr_t)n->name + strlen(n->name) + 1;
 	const struct name_tail *tail = (const void *)((end + 7) & ~(uintptr_t)7);
+	struct dm_dev_info info;
 
 	*ret = (struct dm_dev_entry){ 0 };
 	snprintf(ret->name, sizeof(ret->name), "%s", n->name);
@@ -530,14 +533,38 @@ static void fill_entry(const struct dm_names *n, struct dm_dev_entry *ret)
 	ret->event_nr = tail->event_nr;
 	if (tail->flags & TAIL_HAS_UUID)
 		snprintf(ret->uuid, sizeof(ret->uuid), "%s", tail->uuid);
+	if (tail->flags & (TAIL_HAS_UUID | TAIL_HAS_NO_UUID) || dm_check_name(n->name, NULL))
+		return true;
+	if (dm_get_info(n->name, &info, NULL) || !info.exists)
+		return false;
+	memcpy(ret->uuid, info.uuid, sizeof(ret->uuid));
+	return true;
+}
+
+/* Adds @n to the list if its UUID fits. */
+static int add_entry(const struct dm_names *n, const char *uuid_prefix,
+		     struct dm_dev_entry **list, size_t *nr, struct err *e)
+{
+	struct dm_dev_entry one, *more;
+
+	if (!fill_entry(n, &one))
+		return 0;
+	if (uuid_prefix && strncmp(one.uuid, uuid_prefix, strlen(uuid_prefix)))
+		return 0;
+	more = reallocarray(*list, *nr + 1, sizeof(one));
+	if (!more)
+		return err_set(e, ENOMEM, "no memory for the list of devices");
+	more[(*nr)++] = one;
+	*list = more;
+	return 0;
 }
 
 int dm_list_devices(const char *uuid_prefix, struct dm_dev_entry **ret, struct err *e)
 {
 	_cleanup_(dm_task_destroyp) struct dm_task *t = NULL;
 	_cleanup_free_ struct dm_dev_entry *list = NULL;
-	size_t nr = 0, size = 0;
 	struct dm_names *n;
+	size_t nr = 0;
 	int r;
 
 	t = new_task(DM_DEVICE_LIST, NULL, &r, e);
@@ -546,17 +573,9 @@ int dm_list_devices(const char *uuid_prefix, struct dm_dev_entry **ret, struct e
 		return r;
 	n = dm_task_get_names(t);
 	for (; n && n->dev; n = n->next ? (void *)((char *)n + n->next) : NULL) {
-		if (nr == size) {
-			size = size ? size * 2 : 16;
-			void *p = reallocarray(list, size, sizeof(*list));
-
-			if (!p)
-				return err_set(e, ENOMEM, "no memory for the list of devices");
-			list = p;
-		}
-		fill_entry(n, &list[nr]);
-		if (!uuid_prefix || !strncmp(list[nr].uuid, uuid_prefix, strlen(uuid_prefix)))
-			nr++;
+		r = add_entry(n, uuid_prefix, &list, &nr, e);
+		if (r)
+			return r;
 	}
 	*ret = take_ptr(list);
 	return (int)nr;
