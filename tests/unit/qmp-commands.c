@@ -40,8 +40,7 @@ static const struct qapi_branch ref_or_null_kinds[] = {
 	{ NULL, &qapi_null },
 	{ 0 },
 };
-static const struct qapi_type ref_or_null =
-	QAPI_ALTERNATE("BlockdevRefOrNull", ref_or_null_kinds);
+static const struct qapi_type ref_or_null = QAPI_ALTERNATE("BlockdevRefOrNull", ref_or_null_kinds);
 static const struct qapi_member format_members[] = {
 	{ "file", &test_blockdev_ref, 0, NULL },
 	{ "backing", &ref_or_null, QAPI_OPT, NULL },
@@ -148,7 +147,10 @@ static const struct qmp_command commands[] = {
 	{ .name = "block-job-cancel", .handler = no_block_job, .args = job_device },
 	{ .name = "block-job-set-speed", .handler = no_block_job, .args = set_speed },
 	{ .name = "blockdev-add", .handler = echo, .arg_type = &test_blockdev_options },
-	{ .name = "transaction", .handler = echo, .args = transaction_args, .features = feature_list },
+	{ .name = "transaction",
+	  .handler = echo,
+	  .args = transaction_args,
+	  .features = feature_list },
 	{ .name = "test-wait", .handler = wait },
 	{ .name = "test-flood", .handler = flood, .args = flood_args },
 	{ 0 },

@@ -71,16 +71,19 @@ static const struct request_case cases[] = {
 	{ "{\"execute\":\"block-job-set-speed\",\"arguments\":{\"device\":\"d\",\"speed\":1.5}}",
 	  GENERIC("Invalid parameter type for 'speed', expected: integer") },
 	{ "{\"execute\":\"block-job-set-speed\",\"arguments\":{\"device\":\"d\",\"speed\":"
-	  "9223372036854775808}}", GENERIC("Invalid parameter type for 'speed', expected: integer") },
+	  "9223372036854775808}}",
+	  GENERIC("Invalid parameter type for 'speed', expected: integer") },
 	{ "{\"execute\":\"block-job-set-speed\",\"arguments\":{\"device\":1,\"speed\":1}}",
 	  GENERIC("Invalid parameter type for 'device', expected: string") },
-	{ "{\"execute\":\"query-jobs\",\"arguments\":{\"x\":1}}", GENERIC("Parameter 'x' is unexpected") },
+	{ "{\"execute\":\"query-jobs\",\"arguments\":{\"x\":1}}",
+	  GENERIC("Parameter 'x' is unexpected") },
 	{ "{\"execute\":\"query-jobs\",\"arguments\":{}}", "{\"return\": []}" },
 	{ ADD("{\"driver\":\"nodriver\",\"node-name\":\"a\"}"),
 	  GENERIC("Parameter 'driver' does not accept value 'nodriver'") },
 	{ ADD("{}"), GENERIC("Parameter 'driver' is missing") },
 	{ ADD("{\"driver\":7}"), GENERIC("Invalid parameter type for 'driver', expected: string") },
-	{ ADD("{\"driver\":\"file\",\"node-name\":\"f\"}"), GENERIC("Parameter 'filename' is missing") },
+	{ ADD("{\"driver\":\"file\",\"node-name\":\"f\"}"),
+	  GENERIC("Parameter 'filename' is missing") },
 	{ ADD("{\"driver\":\"null-co\",\"size\":\"1M\"}"),
 	  GENERIC("Invalid parameter type for 'size', expected: integer") },
 	{ ADD("{\"driver\":\"null-co\",\"filename\":\"x\"}"),
@@ -104,11 +107,14 @@ static const struct request_case cases[] = {
 	      "\"driver\":\"qcow2\",\"file\":{\"driver\":\"x\"}}}}"),
 	  GENERIC("Parameter 'backing.file.file.driver' does not accept value 'x'") },
 	{ ACT("{\"actions\":[]}"), "{\"return\": {\"actions\": []}}" },
-	{ ACT("{\"actions\":{}}"), GENERIC("Invalid parameter type for 'actions', expected: array") },
+	{ ACT("{\"actions\":{}}"),
+	  GENERIC("Invalid parameter type for 'actions', expected: array") },
 	{ ACT("{\"actions\":[{\"type\":\"a\",\"data\":[1]},{\"data\":1}]}"),
 	  GENERIC("Parameter 'actions[1].type' is missing") },
-	{ ACT("{\"actions\":[7]}"), GENERIC("Invalid parameter type for 'actions[0]', expected: object") },
-	{ ACT("{\"actions\":[],\"limit\":4294967296}"), GENERIC("Parameter 'limit' expects uint32_t") },
+	{ ACT("{\"actions\":[7]}"),
+	  GENERIC("Invalid parameter type for 'actions[0]', expected: object") },
+	{ ACT("{\"actions\":[],\"limit\":4294967296}"),
+	  GENERIC("Parameter 'limit' expects uint32_t") },
 	{ ACT("{\"actions\":[],\"rate\":\"x\"}"),
 	  GENERIC("Invalid parameter type for 'rate', expected: number") },
 	{ ACT("{\"actions\":[],\"rate\":2,\"limit\":4294967295}"),
@@ -174,7 +180,8 @@ static void test_invoke_keyval(void **state)
 		  "{\"driver\": \"qcow2\", \"file\": {\"driver\": \"file\", \"filename\": \"7\"}, "
 		  "\"backing\": \"b\"}" },
 		{ "{\"driver\":\"null-co\",\"size\":\"1M\"}", "Parameter 'size' expects integer" },
-		{ "{\"driver\":\"null-co\",\"latency-ns\":\"1.x\"}", "Parameter 'latency-ns' expects size" },
+		{ "{\"driver\":\"null-co\",\"latency-ns\":\"1.x\"}",
+		  "Parameter 'latency-ns' expects size" },
 		{ "{\"driver\":\"null-co\",\"read-only\":\"perhaps\"}",
 		  "Parameter 'read-only' expects 'on' or 'off'" },
 		{ "{\"driver\":\"null-co\",\"zz\":\"1\"}", "Parameter 'zz' is unexpected" },
@@ -245,7 +252,8 @@ static void test_schema_is_closed(void **state)
 		check_reference(schema, one, "element-type");
 		for (size_t l = 0; l < 2; l++)
 			for (size_t k = 0; k < json_len(json_get(one, lists[l])); k++)
-				check_reference(schema, json_at(json_get(one, lists[l]), k), "type");
+				check_reference(schema, json_at(json_get(one, lists[l]), k),
+						"type");
 		/* No name twice. */
 		assert_ptr_equal(find(schema, field(one, "name"), NULL), one);
 	}
@@ -273,15 +281,18 @@ static void test_schema_says_what_we_accept(void **state)
 	assert_int_equal(json_len(variants), 4);
 	assert_true(json_is_null(json_get(member(arg, "node-name"), "default")));
 	assert_null(json_get(member(arg, "driver"), "default"));
-	assert_int_equal(json_len(json_get(find(schema, field(member(arg, "driver"), "type"), "enum"),
-					   "values")), 4);
+	assert_int_equal(
+		json_len(json_get(find(schema, field(member(arg, "driver"), "type"), "enum"),
+				  "values")),
+		4);
 	/* raw has no members of its own. */
 	assert_string_equal(field(json_at(variants, 3), "case"), "raw");
 	assert_string_equal(field(json_at(variants, 3), "type"), "0");
 	format = find(schema, field(json_at(variants, 2), "type"), "object");
 	ref = find(schema, field(member(format, "file"), "type"), "alternate");
 	/* The union refers to itself through the alternate. */
-	assert_string_equal(field(json_at(json_get(ref, "members"), 0), "type"), field(arg, "name"));
+	assert_string_equal(field(json_at(json_get(ref, "members"), 0), "type"),
+			    field(arg, "name"));
 	arg = find(schema, field(json_at(variants, 1), "type"), "object");
 	assert_int_equal(json_len(json_get(member(arg, "latency-ns"), "features")), 1);
 	assert_string_equal(field(member(arg, "latency-ns"), "type"), "int");
@@ -294,13 +305,23 @@ static void test_schema_says_what_we_accept(void **state)
 /* Whatever the arguments: one answer, and nothing breaks. */
 static void test_fuzz_arguments(void **state)
 {
-	static const char *const values[] = { "1", "-1", "\"x\"", "null", "true", "[]", "{}", "[{}]",
-					      "{\"driver\":\"file\"}", "1.5", "18446744073709551615",
-					      "{\"driver\":\"qcow2\",\"file\":{}}", "\"file\"" };
-	static const char *const keys[] = { "driver", "file", "backing", "size", "actions", "id",
-					    "device", "node-name", "limit", "zz" };
-	static const char *const names[] = { "blockdev-add", "transaction", "job-pause", "query-jobs",
-					     "qmp_capabilities", "nope" };
+	static const char *const values[] = { "1",
+					      "-1",
+					      "\"x\"",
+					      "null",
+					      "true",
+					      "[]",
+					      "{}",
+					      "[{}]",
+					      "{\"driver\":\"file\"}",
+					      "1.5",
+					      "18446744073709551615",
+					      "{\"driver\":\"qcow2\",\"file\":{}}",
+					      "\"file\"" };
+	static const char *const keys[] = { "driver", "file",	"backing",   "size",  "actions",
+					    "id",     "device", "node-name", "limit", "zz" };
+	static const char *const names[] = { "blockdev-add", "transaction",	 "job-pause",
+					     "query-jobs",   "qmp_capabilities", "nope" };
 	uint64_t rnd = fuzz_seed("arguments");
 
 	(void)state;
@@ -311,7 +332,8 @@ static void test_fuzz_arguments(void **state)
 		strbuf_addf(&sb, "{\"execute\":\"%s\",\"arguments\":{",
 			    names[fuzz_next(&rnd) % ARRAY_SIZE(names)]);
 		for (unsigned k = 0, n = fuzz_next(&rnd) % 4, at = fuzz_next(&rnd); k < n; k++)
-			strbuf_addf(&sb, "%s\"%s\":%s", k ? "," : "", keys[(at + k) % ARRAY_SIZE(keys)],
+			strbuf_addf(&sb, "%s\"%s\":%s", k ? "," : "",
+				    keys[(at + k) % ARRAY_SIZE(keys)],
 				    values[fuzz_next(&rnd) % ARRAY_SIZE(values)]);
 		strbuf_adds(&sb, "}}");
 		send(strbuf_str(&sb));
@@ -323,12 +345,9 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		T(test_arguments),
-		T(test_late_answer),
-		T(test_quitting),
-		T(test_invoke_keyval),
-		T(test_schema_is_closed),
-		T(test_schema_says_what_we_accept),
+		T(test_arguments),	  T(test_late_answer),
+		T(test_quitting),	  T(test_invoke_keyval),
+		T(test_schema_is_closed), T(test_schema_says_what_we_accept),
 		T(test_fuzz_arguments),
 	};
 

@@ -102,11 +102,10 @@ static const struct stream_case stream_cases[] = {
 	{ "\xff{}", ERR("stray '\xff'") "{}\n" },
 	{ "{\"a\":[\"b\xff\xff{}", ERR("stray '\"b\xff'") "{}\n" },
 	{ "{\"a\n\":1}[]", ERR("stray '\"a\n'") "!JSON parse error, expecting value\n"
-	  /* ":" begins anew and is a message of its own */
-	  "1\n" ERR("expecting value") "[]\n" },
-	{ "-x\n1.x\n1e+x\n.5\n+1\n",
-	  ERR("stray '-x'") ERR("stray '1.x'") ERR("stray '1e+x'") ERR("stray '.'")
-		  ERR("stray '+'") },
+						/* ":" begins anew and is a message of its own */
+						"1\n" ERR("expecting value") "[]\n" },
+	{ "-x\n1.x\n1e+x\n.5\n+1\n", ERR("stray '-x'") ERR("stray '1.x'") ERR("stray '1e+x'")
+					     ERR("stray '.'") ERR("stray '+'") },
 	{ "NULL 1\n2\n", ERR("stray 'N'") "2\n" },
 };
 
@@ -145,7 +144,9 @@ static void test_depth(void **state)
 	static const struct {
 		size_t n;
 		bool good;
-	} cases[] = { { 1022, true }, { 1023, true }, { 1024, false }, { 1025, false }, { 9000, false } };
+	} cases[] = {
+		{ 1022, true }, { 1023, true }, { 1024, false }, { 1025, false }, { 9000, false }
+	};
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
@@ -244,9 +245,9 @@ static void test_pack_and_get(void **state)
 {
 	_cleanup_json_ struct json *shared = json_str("kept");
 	_cleanup_json_ struct json *j = json_pack(
-		"{s:s, s:i, s:I, s:U, s:b, s:f, s:n, s:[i, s?, s], s:{s:{s:s}}, s:O, s:o?, s:s?}", "s",
-		"text", "i", -1, "I", INT64_MIN, "U", UINT64_MAX, "b", 1, "f", 0.5, "n", "a", 1, NULL,
-		"two", "x", "y", "z", "deep", "O", shared, "gone", NULL, "gone2", NULL);
+		"{s:s, s:i, s:I, s:U, s:b, s:f, s:n, s:[i, s?, s], s:{s:{s:s}}, s:O, s:o?, s:s?}",
+		"s", "text", "i", -1, "I", INT64_MIN, "U", UINT64_MAX, "b", 1, "f", 0.5, "n", "a",
+		1, NULL, "two", "x", "y", "z", "deep", "O", shared, "gone", NULL, "gone2", NULL);
 	_cleanup_free_ char *text = json_text(j);
 	_cleanup_json_ struct json *copy = json_copy(j);
 	const char *s = NULL;
@@ -256,10 +257,11 @@ static void test_pack_and_get(void **state)
 	struct err e = ERR_INIT;
 
 	(void)state;
-	assert_string_equal(text, "{\"s\": \"text\", \"i\": -1, \"I\": -9223372036854775808, "
-				  "\"U\": 18446744073709551615, \"b\": true, \"f\": 0.5, \"n\": null, "
-				  "\"a\": [1, \"two\"], \"x\": {\"y\": {\"z\": \"deep\"}}, "
-				  "\"O\": \"kept\"}");
+	assert_string_equal(text,
+			    "{\"s\": \"text\", \"i\": -1, \"I\": -9223372036854775808, "
+			    "\"U\": 18446744073709551615, \"b\": true, \"f\": 0.5, \"n\": null, "
+			    "\"a\": [1, \"two\"], \"x\": {\"y\": {\"z\": \"deep\"}}, "
+			    "\"O\": \"kept\"}");
 	assert_true(json_equal(j, copy));
 	json_add(json_get(copy, "x"), "more", json_null());
 	assert_false(json_equal(j, copy));
@@ -314,9 +316,10 @@ static size_t mutate(uint64_t *rnd, char *buf, size_t max)
 		case 1: /* insert */
 			if (len < max) {
 				memmove(buf + at + 1, buf + at, len - at);
-				buf[at] = (char)(fuzz_next(rnd) % 2 ?
-							 spice[fuzz_next(rnd) % (sizeof(spice) - 1)] :
-							 (char)fuzz_next(rnd));
+				buf[at] =
+					(char)(fuzz_next(rnd) % 2
+						       ? spice[fuzz_next(rnd) % (sizeof(spice) - 1)]
+						       : (char)fuzz_next(rnd));
 				len++;
 			}
 			break;
@@ -343,7 +346,8 @@ static void test_fuzz(void **state)
 		_cleanup_free_ char *bytes = run_fresh(buf, len, 1);
 
 		assert_string_equal(whole, bytes);
-		for (char *line = whole, *nl; (nl = strchr(line, '\n')) && *line != '!'; line = nl + 1) {
+		for (char *line = whole, *nl; (nl = strchr(line, '\n')) && *line != '!';
+		     line = nl + 1) {
 			_cleanup_json_ struct json *j = json_parse(line, nl - line, NULL);
 			_cleanup_free_ char *again = NULL;
 

@@ -164,10 +164,10 @@ static struct client negotiated(void)
 
 /* --- the dialogue --- */
 
-#define GENERIC(s)   "{\"error\": {\"class\": \"GenericError\", \"desc\": \"" s "\"}}\n"
+#define GENERIC(s)    "{\"error\": {\"class\": \"GenericError\", \"desc\": \"" s "\"}}\n"
 #define ID(n, cls, s) "{\"id\": " #n ", \"error\": {\"class\": \"" cls "\", \"desc\": \"" s "\"}}\n"
-#define G	     "GenericError"
-#define N	     "CommandNotFound"
+#define G	      "GenericError"
+#define N	      "CommandNotFound"
 
 static const struct {
 	const char *in, *out;
@@ -190,9 +190,11 @@ static const struct {
 	{ "{\"execute\":\"block-job-set-speed\",\"arguments\":{\"device\":\"d\"},\"id\":2}\n",
 	  ID(2, G, "Parameter 'speed' is missing") },
 	{ "{\"execute\":\"block-job-set-speed\",\"arguments\":{\"device\":\"d\",\"speed\":\"x\"},"
-	  "\"id\":3}\n", ID(3, G, "Invalid parameter type for 'speed', expected: integer") },
+	  "\"id\":3}\n",
+	  ID(3, G, "Invalid parameter type for 'speed', expected: integer") },
 	{ "{\"execute\":\"block-job-set-speed\",\"arguments\":{\"device\":\"d\",\"speed\":1,\"zzz\":1},"
-	  "\"id\":4}\n", ID(4, G, "Parameter 'zzz' is unexpected") },
+	  "\"id\":4}\n",
+	  ID(4, G, "Parameter 'zzz' is unexpected") },
 	{ "{\"execute\":\"block-job-set-speed\",\"arguments\":{\"device\":\"d\",\"speed\":1},\"id\":5}\n",
 	  ID(5, "DeviceNotActive", "Block job 'd' not found") },
 	{ "{\"execute\":\"block-job-set-speed\",\"arguments\":[],\"id\":6}\n",
@@ -263,8 +265,9 @@ static void test_dialogue(void **state)
 		take_input(&c);
 		greeting = heard(&c);
 		assert_true(str_has_prefix(
-			greeting, "{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 22, \"minor\": 2, "
-				  "\"major\": 7}, \"package\": \"livechain "));
+			greeting,
+			"{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 22, \"minor\": 2, "
+			"\"major\": 7}, \"package\": \"livechain "));
 		assert_non_null(strstr(greeting, "\"}, \"capabilities\": [\"oob\"]}}\n"));
 		for (size_t i = 0; i < ARRAY_SIZE(dialogue); i++) {
 			client_write(&c, dialogue[i].in, strlen(dialogue[i].in), pieces[p]);
@@ -311,8 +314,9 @@ static void test_late_answer_keeps_order(void **state)
 	test_wait_answer();
 	turns(5);
 	take_input(&a);
-	expect(&a, "{\"return\": {\"waited\": \"yes\"}, \"id\": 1}\n{\"return\": [], \"id\": 2}\n"
-		   GENERIC("JSON parse error, expecting value") "{\"return\": [], \"id\": 3}\n");
+	expect(&a,
+	       "{\"return\": {\"waited\": \"yes\"}, \"id\": 1}\n{\"return\": [], \"id\": 2}\n" GENERIC(
+		       "JSON parse error, expecting value") "{\"return\": [], \"id\": 3}\n");
 	client_done(&a);
 	client_done(&b);
 }
@@ -361,14 +365,15 @@ static void test_half_closed(void **state)
 	turns(5);
 	take_input(&c);
 	/* The last number is complete because the input ends. */
-	expect(&c, "{\"return\": {\"waited\": \"yes\"}}\n{\"return\": []}\n"
-		   GENERIC("QMP input must be a JSON object"));
+	expect(&c, "{\"return\": {\"waited\": \"yes\"}}\n{\"return\": []}\n" GENERIC(
+			   "QMP input must be a JSON object"));
 	assert_true(c.eof);
 	assert_int_equal(monitor_count(), 0);
 	client_done(&c);
 }
 
-/* A client that is gone altogether: what it asked is done, nothing spins, nothing is touched late. */
+/* A client that is gone altogether: what it asked is done, nothing spins, nothing is touched late.
+ */
 static void test_vanished(void **state)
 {
 	struct client c = negotiated(), watch = negotiated();
@@ -461,7 +466,8 @@ static void test_drowned_by_itself(void **state)
 	}
 }
 
-/* Requests whose answers nobody reads are not even taken: memory stays bounded, nobody is dropped. */
+/* Requests whose answers nobody reads are not even taken: memory stays bounded, nobody is dropped.
+ */
 static void test_backpressure(void **state)
 {
 	struct client c = negotiated();
@@ -544,7 +550,8 @@ static void test_fuzz(void **state)
 
 		while (n < sizeof(buf) - 100) {
 			const char *req = dialogue[fuzz_next(&rnd) % ARRAY_SIZE(dialogue)].in;
-			size_t len = strlen(req), keep = fuzz_next(&rnd) % 3 ? len : fuzz_next(&rnd) % len;
+			size_t len = strlen(req),
+			       keep = fuzz_next(&rnd) % 3 ? len : fuzz_next(&rnd) % len;
 
 			if (keep > 90)
 				keep = 90;
@@ -565,10 +572,10 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		T(test_dialogue),      T(test_pipelined),	  T(test_late_answer_keeps_order),
-		T(test_events),	       T(test_half_closed),	  T(test_vanished),
-		T(test_too_many_clients), T(test_slow_reader),	  T(test_drowned_by_itself),
-		T(test_backpressure),  T(test_drain),		  T(test_fuzz),
+		T(test_dialogue),	  T(test_pipelined),   T(test_late_answer_keeps_order),
+		T(test_events),		  T(test_half_closed), T(test_vanished),
+		T(test_too_many_clients), T(test_slow_reader), T(test_drowned_by_itself),
+		T(test_backpressure),	  T(test_drain),       T(test_fuzz),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -43,7 +43,8 @@ static void test_keyval(void **state)
 		{ "a=b=c", "{\"a\": \"b=c\"}" },
 		{ "file.driver=file,file.filename=/x.y", "{\"file\": {\"driver\": \"file\", "
 							 "\"filename\": \"/x.y\"}}" },
-		{ "a.b.c=1,a.b.d=2,a.e=3", "{\"a\": {\"b\": {\"c\": \"1\", \"d\": \"2\"}, \"e\": \"3\"}}" },
+		{ "a.b.c=1,a.b.d=2,a.e=3",
+		  "{\"a\": {\"b\": {\"c\": \"1\", \"d\": \"2\"}, \"e\": \"3\"}}" },
 		{ "l.1=b,l.0=a", "{\"l\": [\"a\", \"b\"]}" },
 		{ "l.0.x=1,l.1.x.0=2", "{\"l\": [{\"x\": \"1\"}, {\"x\": [\"2\"]}]}" },
 		{ "l.0=a,l.2=b", "!Parameter 'l.1' missing" },
@@ -122,13 +123,14 @@ static void test_as_storage_daemon(void **state)
 
 	(void)state;
 	/* Monitors before the chardev they name: the order does not matter. */
-	assert_int_equal(PARSE(&o, &e, "--export", "type=dm,id=e0,node-name=n,writable=on", "--monitor",
-			       "chardev=qmp0", "--chardev",
-			       "socket,path=/s,server=on,wait=off,id=qmp0", "--blockdev",
-			       "{\"driver\":\"file\",\"filename\":\"x\"}", "--blockdev",
-			       "driver=qcow2,node-name=n,file.driver=file,file.filename=y", "--pidfile",
-			       "/p", "--daemonize", "--object", "iothread,id=i", "--chardev",
-			       "socket,id=c,path=rel,reconnect=3", "--log-level=debug"), 0);
+	assert_int_equal(
+		PARSE(&o, &e, "--export", "type=dm,id=e0,node-name=n,writable=on", "--monitor",
+		      "chardev=qmp0", "--chardev", "socket,path=/s,server=on,wait=off,id=qmp0",
+		      "--blockdev", "{\"driver\":\"file\",\"filename\":\"x\"}", "--blockdev",
+		      "driver=qcow2,node-name=n,file.driver=file,file.filename=y", "--pidfile",
+		      "/p", "--daemonize", "--object", "iothread,id=i", "--chardev",
+		      "socket,id=c,path=rel,reconnect=3", "--log-level=debug"),
+		0);
 	assert_int_equal(o.nr_chardevs, 2);
 	assert_string_equal(o.chardevs[0].path, "/s");
 	assert_true(o.chardevs[0].server && !o.chardevs[1].server);
@@ -140,7 +142,8 @@ static void test_as_storage_daemon(void **state)
 	assert_int_equal(o.nr_blockdevs, 2);
 	assert_false(o.blockdevs[0].keyval);
 	assert_true(o.blockdevs[1].keyval);
-	assert_string_equal(json_str_of(json_get(json_get(o.blockdevs[1].opts, "file"), "filename")), "y");
+	assert_string_equal(
+		json_str_of(json_get(json_get(o.blockdevs[1].opts, "file"), "filename")), "y");
 	assert_int_equal(o.nr_exports, 1);
 	assert_string_equal(json_str_of(json_get(o.exports[0].opts, "type")), "dm");
 	assert_string_equal(o.pidfile, "/p");
@@ -160,8 +163,9 @@ static void test_defaults(void **state)
 	assert_string_equal(o.qmp, DEFAULT_QMP_PATH);
 	assert_false(o.daemonize);
 	options_done(&o);
-	assert_int_equal(PARSE(&o, &e, "--chardev", "socket,id=a,path=/a", "--monitor", "a", "--qmp", "/q",
-			       "--qmp", "/r"), 0);
+	assert_int_equal(PARSE(&o, &e, "--chardev", "socket,id=a,path=/a", "--monitor", "a",
+			       "--qmp", "/q", "--qmp", "/r"),
+			 0);
 	assert_string_equal(o.qmp, "/r");
 	options_done(&o);
 }
@@ -177,11 +181,13 @@ static void test_wrong_use(void **state)
 		{ { "image.qcow2" }, "Unexpected argument 'image.qcow2'; see --help" },
 		{ { "--blockdev", "{" }, "--blockdev: JSON parse error, unexpected end" },
 		{ { "--blockdev", "driver=a,b" }, "--blockdev: Expected '=' after parameter 'b'" },
-		{ { "--blockdev={\"a\":1,}" }, "--blockdev={\"a\":1,}: JSON parse error, expecting value" },
+		{ { "--blockdev={\"a\":1,}" },
+		  "--blockdev={\"a\":1,}: JSON parse error, expecting value" },
 		{ { "--chardev", "socket,id=a" }, "--chardev: Parameter 'path' is missing" },
 		{ { "--chardev", "pty,id=a,path=b" },
 		  "--chardev: Parameter 'backend' does not accept value 'pty'" },
-		{ { "--chardev", "socket,id=a,path=b,host=c" }, "--chardev: Parameter 'host' is unexpected" },
+		{ { "--chardev", "socket,id=a,path=b,host=c" },
+		  "--chardev: Parameter 'host' is unexpected" },
 		{ { "--chardev", "socket,id=a,path=b,server=perhaps" },
 		  "--chardev: Parameter 'server' expects 'on' or 'off'" },
 		{ { "--chardev", "socket,id=a,path=b,server=on,reconnect=1" },
@@ -235,9 +241,12 @@ static void test_help_and_version(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_keyval),		cmocka_unit_test(test_keyval_fuzz),
-		cmocka_unit_test(test_as_storage_daemon), cmocka_unit_test(test_defaults),
-		cmocka_unit_test(test_wrong_use),	cmocka_unit_test(test_help_and_version),
+		cmocka_unit_test(test_keyval),
+		cmocka_unit_test(test_keyval_fuzz),
+		cmocka_unit_test(test_as_storage_daemon),
+		cmocka_unit_test(test_defaults),
+		cmocka_unit_test(test_wrong_use),
+		cmocka_unit_test(test_help_and_version),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

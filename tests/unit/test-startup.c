@@ -176,7 +176,8 @@ static void test_order(void **state)
 	(void)state;
 	assert_int_equal(RUN(terminate, &e, "--export", "type=dm,id=e1", "--blockdev",
 			     "driver=file,node-name=b1", "--export", "dm,id=e2", "--blockdev",
-			     "{\"node-name\":\"b2\"}"), 0);
+			     "{\"node-name\":\"b2\"}"),
+			 0);
 	assert_true(was_ready);
 	assert_string_equal(strbuf_str(&story), "start b1 b2 e1 e2 quit done");
 	assert_int_equal(access(sock, F_OK), -1);
@@ -189,7 +190,8 @@ static void test_failures(void **state)
 	} cases[] = {
 		/* What did not start is not asked to quit; what did is. */
 		{ "start", "start went wrong", "start done" },
-		{ "b1", "--blockdev driver=file,node-name=b1: b1 went wrong", "start b1 quit done" },
+		{ "b1", "--blockdev driver=file,node-name=b1: b1 went wrong",
+		  "start b1 quit done" },
 		{ "e1", "--export dm,id=e1: e1 went wrong", "start b1 e1 quit done" },
 	};
 
@@ -238,7 +240,8 @@ static char *client_heard;
 
 static void *quit_by_qmp(void *arg)
 {
-	static const char text[] = "{\"execute\":\"qmp_capabilities\"}{\"execute\":\"quit\",\"id\":1}";
+	static const char text[] =
+		"{\"execute\":\"qmp_capabilities\"}{\"execute\":\"quit\",\"id\":1}";
 	int fd = dial(sock);
 
 	(void)arg;
@@ -308,7 +311,8 @@ static void test_failing_quit(void **state)
 /* Without server=on the daemon connects, and serves whoever listens there. */
 static void *listener(void *arg)
 {
-	static const char text[] = "{\"execute\":\"qmp_capabilities\"}{\"execute\":\"quit\",\"id\":1}";
+	static const char text[] =
+		"{\"execute\":\"qmp_capabilities\"}{\"execute\":\"quit\",\"id\":1}";
 	int lfd = *(int *)arg, fd = accept(lfd, NULL, NULL);
 
 	if (fd < 0 || write(fd, text, sizeof(text) - 1) < 0)
@@ -330,14 +334,17 @@ static void test_client_socket(void **state)
 	assert_int_equal(bind(lfd, (struct sockaddr *)&sa, sizeof(sa)), 0);
 	assert_int_equal(listen(lfd, 1), 0);
 	assert_int_equal(pthread_create(&client, NULL, listener, &lfd), 0);
-	assert_int_equal(run(NULL, &e, (const char *[]){ "--chardev", chardev, "--monitor",
-							 "chardev=m", NULL }), 0);
+	assert_int_equal(
+		run(NULL, &e,
+		    (const char *[]){ "--chardev", chardev, "--monitor", "chardev=m", NULL }),
+		0);
 	check_quit_dialogue();
 	close(lfd);
 	/* Not ours to remove; and nobody listens: an error before anything is started. */
 	strbuf_reset(&story);
 	assert_int_equal(access(sock, F_OK), 0);
-	assert_true(run(NULL, &e, (const char *[]){ "--chardev", chardev, "--monitor", "m", NULL }) < 0);
+	assert_true(run(NULL, &e,
+			(const char *[]){ "--chardev", chardev, "--monitor", "m", NULL }) < 0);
 	assert_non_null(strstr(e.msg, "Failed to connect to '"));
 	assert_string_equal(strbuf_str(&story), "");
 }
@@ -418,8 +425,10 @@ static void test_peers(void **state)
 		gid_t gid, extra, owner;
 		bool in;
 	} cases[] = {
-		{ 0, 0, -1, 0, true },		  { 65534, 65534, -1, 0, false },
-		{ 65534, 65534, -1, 4321, false }, { 65534, 4321, -1, 4321, true },
+		{ 0, 0, -1, 0, true },
+		{ 65534, 65534, -1, 0, false },
+		{ 65534, 65534, -1, 4321, false },
+		{ 65534, 4321, -1, 4321, true },
 		{ 65534, 65534, 4321, 4321, true },
 	};
 	struct ev *ev;
@@ -455,8 +464,10 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		T(test_order), T(test_failures), T(test_quit), T(test_quit_waits_for_readers), T(test_failing_quit),
-		T(test_client_socket), T(test_socket_in_use), T(test_peers),
+		T(test_order),	       T(test_failures),
+		T(test_quit),	       T(test_quit_waits_for_readers),
+		T(test_failing_quit),  T(test_client_socket),
+		T(test_socket_in_use), T(test_peers),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

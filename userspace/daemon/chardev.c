@@ -37,9 +37,8 @@ static int make_address(const char *path, struct sockaddr_un *sa, struct err *e)
 	memset(sa, 0, sizeof(*sa));
 	sa->sun_family = AF_UNIX;
 	if (!*path || strlen(path) >= sizeof(sa->sun_path))
-		return err_set(e, ENAMETOOLONG,
-			       "UNIX socket path '%s' must have 1 to %zu bytes", path,
-			       sizeof(sa->sun_path) - 1);
+		return err_set(e, ENAMETOOLONG, "UNIX socket path '%s' must have 1 to %zu bytes",
+			       path, sizeof(sa->sun_path) - 1);
 	memcpy(sa->sun_path, path, strlen(path));
 	return 0;
 }
@@ -79,14 +78,16 @@ static int remove_stale(const char *path, struct err *e)
 	if (lstat(path, &st) < 0)
 		return 0;
 	if (!S_ISSOCK(st.st_mode))
-		return err_set(e, EEXIST, "Failed to bind socket to '%s': the file exists and is no socket",
+		return err_set(e, EEXIST,
+			       "Failed to bind socket to '%s': the file exists and is no socket",
 			       path);
 	fd = connect_to(path, &why);
 	if (fd >= 0 || why.code == EAGAIN) {
 		if (fd >= 0)
 			close(fd);
 		return err_set(e, EADDRINUSE,
-			       "Failed to bind socket to '%s': another process listens there", path);
+			       "Failed to bind socket to '%s': another process listens there",
+			       path);
 	}
 	if (why.code != ECONNREFUSED)
 		return err_set(e, why.code, "Failed to bind socket to '%s': %s", path, why.msg);

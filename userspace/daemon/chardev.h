@@ -18,8 +18,8 @@ struct chardev;
 
 /*
  * Binds and listens (@server), or connects. Clients are queued by the kernel until
- * chardev_start(). A socket file that nobody listens on any more is replaced. With @reconnect_s > 0 a
- * lost connection is tried again after so many seconds. NULL and a sentence on failure.
+ * chardev_start(). A socket file that nobody listens on any more is replaced. With @reconnect_s > 0
+ * a lost connection is tried again after so many seconds. NULL and a sentence on failure.
  */
 struct chardev *chardev_open(struct ev *ev, const char *id, const char *path, bool server,
 			     unsigned reconnect_s, struct err *e);

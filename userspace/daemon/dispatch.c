@@ -159,14 +159,15 @@ static void call_free(struct qmp_call *call)
 
 struct json *qmp_error_object(const struct err *e)
 {
-	return json_pack("{s:{s:s, s:s}}", "error", "class", err_class_name(e->cls), "desc", e->msg);
+	return json_pack("{s:{s:s, s:s}}", "error", "class", err_class_name(e->cls), "desc",
+			 e->msg);
 }
 
 /* QEMU's order of keys: the id first in errors, last otherwise. */
 static struct json *error_reply(const struct err *e, struct json *id)
 {
-	return json_pack("{s:O?, s:{s:s, s:s}}", "id", id, "error", "class",
-			 err_class_name(e->cls), "desc", e->msg);
+	return json_pack("{s:O?, s:{s:s, s:s}}", "id", id, "error", "class", err_class_name(e->cls),
+			 "desc", e->msg);
 }
 
 static void answer(struct qmp_call *call, struct json *ret, const struct err *e)
@@ -239,7 +240,8 @@ static int parse_request(const struct qmp_session *session, struct json *req, st
 	if (!json_is(req, JSON_OBJ))
 		return err_set(e, EINVAL, "QMP input must be a JSON object");
 	ret->id = json_get(req, "id");
-	json_for_each(req, it) {
+	json_for_each(req, it)
+	{
 		bool oob = session->oob && streq(it.key, "exec-oob");
 
 		if (streq(it.key, "execute") || oob) {
@@ -247,8 +249,9 @@ static int parse_request(const struct qmp_session *session, struct json *req, st
 				return err_set(e, EINVAL, "QMP input member '%s' must be a string",
 					       it.key);
 			if (ret->command)
-				return err_set(e, EINVAL,
-					       "QMP input member 'execute' clashes with 'exec-oob'");
+				return err_set(
+					e, EINVAL,
+					"QMP input member 'execute' clashes with 'exec-oob'");
 			ret->command = json_str_of(it.val);
 			ret->oob = oob;
 		} else if (streq(it.key, "arguments")) {
@@ -324,8 +327,8 @@ static struct qmp_call *start(struct qmp_call *call)
 	return NULL;
 }
 
-struct qmp_call *qmp_dispatch(struct qmp_session *session, struct json *request,
-			      qmp_reply_fn reply, void *arg)
+struct qmp_call *qmp_dispatch(struct qmp_session *session, struct json *request, qmp_reply_fn reply,
+			      void *arg)
 {
 	const struct qmp_command *cmd = NULL;
 	struct request req = { 0 };

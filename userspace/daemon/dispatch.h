@@ -20,7 +20,7 @@ struct qmp_call;
 
 enum qmp_command_flags {
 	QMP_PRECONFIG = 1, /* the command of negotiation: allowed before it, only then */
-	QMP_QUITTING = 2, /* still allowed while the daemon shuts down */
+	QMP_QUITTING = 2,  /* still allowed while the daemon shuts down */
 };
 
 struct qmp_command {
@@ -87,8 +87,8 @@ struct qmp_session {
 };
 typedef void (*qmp_reply_fn)(struct json *reply, void *arg);
 /* Returns the call if it is still under way, otherwise NULL. */
-struct qmp_call *qmp_dispatch(struct qmp_session *session, struct json *request,
-			      qmp_reply_fn reply, void *arg);
+struct qmp_call *qmp_dispatch(struct qmp_session *session, struct json *request, qmp_reply_fn reply,
+			      void *arg);
 /* The session of the client that called; NULL from inside or when it is gone. */
 struct qmp_session *qmp_call_session(const struct qmp_call *call);
 /* The client is gone: the call's answer goes nowhere. */

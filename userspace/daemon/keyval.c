@@ -91,8 +91,8 @@ static int all_indexes(const struct json *obj, const char *name, struct err *e)
 	size_t numbers = 0;
 	uint64_t i;
 
-	json_for_each(obj, it)
-		numbers += it.key[0] >= '0' && it.key[0] <= '9' && parse_u64(it.key, &i) == 0;
+	json_for_each(obj, it) numbers +=
+		it.key[0] >= '0' && it.key[0] <= '9' && parse_u64(it.key, &i) == 0;
 	if (numbers && numbers < json_len(obj))
 		return err_set(e, EINVAL, "Parameters '%s.*' are used inconsistently", name);
 	return numbers > 0;
@@ -105,7 +105,8 @@ static int make_array(struct json *obj, const char *name, struct json **ret, str
 	size_t n = json_len(obj);
 
 	if (n > INDEX_MAX)
-		return err_set(e, EINVAL, "Parameter '%s' has more than %d elements", name, INDEX_MAX);
+		return err_set(e, EINVAL, "Parameter '%s' has more than %d elements", name,
+			       INDEX_MAX);
 	for (size_t i = 0; i < n; i++) {
 		_cleanup_free_ char *key = xasprintf("%zu", i);
 		struct json *val = json_get(obj, key);
@@ -124,7 +125,8 @@ static int make_arrays(struct json *obj, struct err *e)
 	_cleanup_json_ struct json *replace = json_obj();
 	int r;
 
-	json_for_each(obj, it) {
+	json_for_each(obj, it)
+	{
 		struct json *arr = NULL;
 
 		if (!json_is(it.val, JSON_OBJ))
@@ -138,8 +140,7 @@ static int make_arrays(struct json *obj, struct err *e)
 			return r;
 		json_add(replace, it.key, arr);
 	}
-	json_for_each(replace, it)
-		json_add(obj, it.key, json_ref(it.val));
+	json_for_each(replace, it) json_add(obj, it.key, json_ref(it.val));
 	return 0;
 }
 

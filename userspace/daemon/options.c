@@ -96,8 +96,8 @@ static const struct qapi_member monitor_members[] = {
 };
 
 /* JSON or key=value text. */
-static struct json *parse_text(const char *text, const char *implied, unsigned flags,
-			       bool *keyval, struct err *e)
+static struct json *parse_text(const char *text, const char *implied, unsigned flags, bool *keyval,
+			       struct err *e)
 {
 	struct json *j;
 
@@ -162,7 +162,9 @@ static int add_chardev(struct options *o, const char *text, struct err *e)
 	(void)json_u64_of(json_get(j, "reconnect"), &reconnect);
 	c.server = json_bool_of(json_get(j, "server"));
 	if (c.server && reconnect)
-		return err_set(e, EINVAL, "'reconnect' option is incompatible with socket in server listen mode");
+		return err_set(
+			e, EINVAL,
+			"'reconnect' option is incompatible with socket in server listen mode");
 	c.id = xstrdup(id);
 	c.path = absolute(json_str_of(json_get(j, "path")));
 	c.reconnect_s = (unsigned)reconnect;
@@ -208,7 +210,8 @@ static int check_object(const char *text, struct err *e)
 		return 0;
 	return err_set(e, EINVAL,
 		       "Objects of type '%s' are not supported: only 'iothread' is accepted "
-		       "(without effect)", type);
+		       "(without effect)",
+		       type);
 }
 
 static int take_option(struct options *o, int opt, const char *arg, struct err *e)
@@ -225,7 +228,8 @@ static int take_option(struct options *o, int opt, const char *arg, struct err *
 	case OPT_OBJECT:
 		return check_object(arg, e);
 	case OPT_NBD_SERVER:
-		return err_set(e, ENOTSUP, "NBD exports are not supported by this version: use "
+		return err_set(e, ENOTSUP,
+			       "NBD exports are not supported by this version: use "
 			       "--export type=dm");
 	case OPT_QMP:
 		set_path(&o->qmp, arg);
@@ -247,7 +251,8 @@ static int take_option(struct options *o, int opt, const char *arg, struct err *
 		if (log_level_parse(arg, &o->log_level) == 0)
 			return 0;
 		return err_set(e, EINVAL,
-			       "'%s' is not a log level: error, warning, notice, info or debug", arg);
+			       "'%s' is not a log level: error, warning, notice, info or debug",
+			       arg);
 	}
 	return -EINVAL;
 }
@@ -298,8 +303,9 @@ int options_parse(struct options *o, int argc, char **argv, FILE *out, struct er
 			return bad_option(opt, argv, e);
 		r = take_option(o, opt, optarg, e);
 		if (r < 0) {
-			err_prefix(e, "%s", argv[optind - 1] == optarg ? argv[optind - 2] :
-									 argv[optind - 1]);
+			err_prefix(e, "%s",
+				   argv[optind - 1] == optarg ? argv[optind - 2]
+							      : argv[optind - 1]);
 			return r;
 		}
 	}

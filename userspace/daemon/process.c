@@ -94,7 +94,8 @@ int process_pidfile(const char *path, struct err *e)
 		return err_set(e, errno, "Could not create the pidfile '%s': %s", path,
 			       strerror(errno));
 	if (flock(fd, LOCK_EX | LOCK_NB) < 0)
-		return err_set(e, EBUSY, "The pidfile '%s' belongs to a daemon that is running", path);
+		return err_set(e, EBUSY, "The pidfile '%s' belongs to a daemon that is running",
+			       path);
 	n = snprintf(text, sizeof(text), "%ld\n", (long)getpid());
 	if (ftruncate(fd, 0) < 0 || pwrite(fd, text, n, 0) != n)
 		return err_set(e, EIO, "Could not write the pidfile '%s'", path);
@@ -114,9 +115,11 @@ int process_lock_state(const char *dir, struct err *e)
 	if (fd < 0)
 		return err_set(e, errno, "Could not create '%s': %s", path, strerror(errno));
 	if (flock(fd, LOCK_EX | LOCK_NB) < 0)
-		return err_set(e, EBUSY,
-			       "Another livechaind uses the state folder '%s': end it, or give this "
-			       "one a folder of its own with --state-dir", dir);
+		return err_set(
+			e, EBUSY,
+			"Another livechaind uses the state folder '%s': end it, or give this "
+			"one a folder of its own with --state-dir",
+			dir);
 	return take_fd(fd);
 }
 
@@ -141,7 +144,8 @@ void process_harden(void)
 {
 	(void)signal(SIGPIPE, SIG_IGN);
 	/* What is there now comes in; what comes later is locked as it is touched. */
-	if (!may_lock_memory() || mlockall(MCL_CURRENT) < 0 || mlockall(MCL_FUTURE | MCL_ONFAULT) < 0)
+	if (!may_lock_memory() || mlockall(MCL_CURRENT) < 0 ||
+	    mlockall(MCL_FUTURE | MCL_ONFAULT) < 0)
 		log_info("Could not lock our memory: without the right to, or out of memory");
 	/* Inherited by the threads that are started later. */
 	if (prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) < 0)

@@ -129,7 +129,8 @@ static int check_leaf(struct visit *v, const struct qapi_type *type, const struc
 	case QAPI_K_SIZE:
 		if (!json_is(val, JSON_INT))
 			return wrong_type(v, p, "integer");
-		return json_u64_of(val, &u) ? 0 : complain(v, "Parameter '%s' expects %s", p, "uint64");
+		return json_u64_of(val, &u) ? 0
+					    : complain(v, "Parameter '%s' expects %s", p, "uint64");
 	case QAPI_K_UINT32:
 		if (!json_is(val, JSON_INT))
 			return wrong_type(v, p, "integer");
@@ -235,7 +236,8 @@ static int visit_object(struct visit *v, const struct qapi_type *type, struct js
 	r = visit_members(v, more, obj, p, built);
 	if (r < 0)
 		return r;
-	json_for_each(obj, it) {
+	json_for_each(obj, it)
+	{
 		struct path here = { p, it.key, 0 };
 
 		if (!has_member(type->members, it.key) && !has_member(more, it.key))
@@ -303,11 +305,12 @@ static int visit_alternate(struct visit *v, const struct qapi_type *type, struct
 			   const struct path *p, struct json **out)
 {
 	enum json_kind kind = json_kind_of(val);
-
 	/* A string that may stay one does, also from the command line. */
-	for (int text = 0; text <= (v->keyval && kind == JSON_STR); text++)
+	int passes = v->keyval && kind == JSON_STR ? 2 : 1;
+
+	for (int pass = 0; pass < passes; pass++)
 		for (const struct qapi_branch *b = type->branches; b->type; b++)
-			if (accepts_kind(b->type, kind, text))
+			if (accepts_kind(b->type, kind, pass == 1))
 				return visit_type(v, b->type, val, p, out);
 	return wrong_type(v, p, type->name);
 }

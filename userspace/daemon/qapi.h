@@ -71,7 +71,8 @@ struct qapi_type {
 	const char *const *values; /* enum: NULL-terminated */
 	const struct qapi_member *members; /* struct; union: the common ones */
 	const char *tag;		   /* union */
-	const struct qapi_branch *branches; /* union: until value is NULL; alternate: until type is */
+	/* union: until value is NULL; alternate: until type is */
+	const struct qapi_branch *branches;
 	const struct qapi_type *element; /* array */
 };
 

@@ -10,8 +10,9 @@
 #include "lib/util.h"
 
 struct entry {
-	const void *key; /* the member list of a struct, otherwise the type; NULL: the empty object */
-	const struct qapi_type *type;	   /* NULL: a struct, of these members: */
+	const void
+		*key; /* the member list of a struct, otherwise the type; NULL: the empty object */
+	const struct qapi_type *type; /* NULL: a struct, of these members: */
 	const struct qapi_member *members;
 	char *name;
 };

@@ -25,31 +25,31 @@ static inline void closep(int *fd)
 		close(*fd);
 }
 
-#define _cleanup_free_ _cleanup_(freep)
+#define _cleanup_free_	_cleanup_(freep)
 #define _cleanup_close_ _cleanup_(closep)
 
 /* Defines x_freep() for use with _cleanup_() from a destructor of type T *. */
-#define DEFINE_CLEANUP(T, destroy)                 \
-	static inline void destroy##p(T **p)       \
-	{                                          \
-		if (*p)                            \
-			destroy(*p);               \
+#define DEFINE_CLEANUP(T, destroy)           \
+	static inline void destroy##p(T **p) \
+	{                                    \
+		if (*p)                      \
+			destroy(*p);         \
 	}
 
 /* The value of @p; @p is NULL afterwards, so its cleanup does nothing. */
-#define take_ptr(p)                       \
-	({                                \
-		__typeof__(p) _v = (p);   \
-		(p) = NULL;               \
-		_v;                       \
+#define take_ptr(p)                     \
+	({                              \
+		__typeof__(p) _v = (p); \
+		(p) = NULL;             \
+		_v;                     \
 	})
 
 /* The descriptor in @fd; @fd is -1 afterwards. */
-#define take_fd(fd)              \
-	({                       \
-		int _v = (fd);   \
-		(fd) = -1;       \
-		_v;              \
+#define take_fd(fd)            \
+	({                     \
+		int _v = (fd); \
+		(fd) = -1;     \
+		_v;            \
 	})
 
 #endif

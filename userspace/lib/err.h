@@ -29,7 +29,10 @@ struct err {
 	char msg[ERR_MSG_MAX];
 };
 
-#define ERR_INIT { 0, ERR_GENERIC, "" }
+#define ERR_INIT                   \
+	{                          \
+		0, ERR_GENERIC, "" \
+	}
 
 /*
  * Sets @e to the sentence unless it already holds one, and returns -@code.

@@ -116,12 +116,10 @@ struct json *json_copy(const struct json *j)
 	case JSON_DOUBLE:
 		return json_double(json_object_get_double(jc(j)));
 	case JSON_STR:
-		return json_strn(json_object_get_string(jc(j)),
-				 json_object_get_string_len(jc(j)));
+		return json_strn(json_object_get_string(jc(j)), json_object_get_string_len(jc(j)));
 	case JSON_OBJ:
 		copy = json_obj();
-		json_for_each(j, it)
-			json_add(copy, it.key, json_copy(it.val));
+		json_for_each(j, it) json_add(copy, it.key, json_copy(it.val));
 		return copy;
 	case JSON_ARR:
 		copy = json_arr();
@@ -247,9 +245,7 @@ static bool equal_containers(const struct json *a, const struct json *b, enum js
 				return false;
 		return true;
 	}
-	json_for_each(a, it)
-		if (!json_equal(it.val, json_get(b, it.key)))
-			return false;
+	json_for_each(a, it) if (!json_equal(it.val, json_get(b, it.key))) return false;
 	return true;
 }
 
@@ -273,8 +269,7 @@ bool json_equal(const struct json *a, const struct json *b)
 		big = json_u64_of(a, &x);
 		if (big != json_u64_of(b, &y))
 			return false;
-		return big ? x == y :
-			     json_object_get_int64(jc(a)) == json_object_get_int64(jc(b));
+		return big ? x == y : json_object_get_int64(jc(a)) == json_object_get_int64(jc(b));
 	case JSON_DOUBLE:
 		return json_object_get_double(jc(a)) == json_object_get_double(jc(b));
 	case JSON_STR:
@@ -291,7 +286,8 @@ bool json_next(const struct json *obj, struct json_iter *it)
 	struct lh_entry *ent;
 
 	if (!it->begun)
-		ent = json_is(obj, JSON_OBJ) ? lh_table_head(json_object_get_object(jc(obj))) : NULL;
+		ent = json_is(obj, JSON_OBJ) ? lh_table_head(json_object_get_object(jc(obj)))
+					     : NULL;
 	else
 		ent = lh_entry_next((struct lh_entry *)it->pos);
 	it->begun = true;

@@ -45,7 +45,7 @@ struct json *json_double(double v);
 struct json *json_null(void);
 
 struct json *json_ref(struct json *j);
-void json_unref(struct json *j); /* accepts NULL */
+void json_unref(struct json *j);	      /* accepts NULL */
 struct json *json_copy(const struct json *j); /* deep, shares nothing */
 DEFINE_CLEANUP(struct json, json_unref)
 #define _cleanup_json_ _cleanup_(json_unrefp)
@@ -68,11 +68,11 @@ void json_del(struct json *obj, const char *key); /* no such key: nothing */
 /* Asking. All accept NULL and other kinds (then: NULL, 0, false). */
 enum json_kind json_kind_of(const struct json *j); /* not NULL */
 bool json_is(const struct json *j, enum json_kind kind);
-bool json_is_null(const struct json *j); /* a JSON null; false for NULL */
+bool json_is_null(const struct json *j);			/* a JSON null; false for NULL */
 struct json *json_get(const struct json *obj, const char *key); /* borrowed */
 struct json *json_at(const struct json *arr, size_t i);		/* borrowed */
-size_t json_len(const struct json *j); /* of an array or object */
-const char *json_str_of(const struct json *j); /* borrowed; NULL if not a string */
+size_t json_len(const struct json *j);				/* of an array or object */
+const char *json_str_of(const struct json *j);			/* borrowed; NULL if not a string */
 bool json_bool_of(const struct json *j);
 /* False if not an integer in the range of the type; @ret is not touched then. */
 bool json_int_of(const struct json *j, int64_t *ret);
@@ -91,10 +91,12 @@ struct json_iter {
 	void *pos;
 	bool begun;
 };
-#define JSON_ITER_INIT { NULL, NULL, NULL, false }
+#define JSON_ITER_INIT                  \
+	{                               \
+		NULL, NULL, NULL, false \
+	}
 bool json_next(const struct json *obj, struct json_iter *it);
-#define json_for_each(obj, it) \
-	for (struct json_iter it = JSON_ITER_INIT; json_next(obj, &it);)
+#define json_for_each(obj, it) for (struct json_iter it = JSON_ITER_INIT; json_next(obj, &it);)
 
 /*
  * Getters with QEMU's sentences. @path may be dotted ("file.filename"): it

@@ -117,8 +117,7 @@ void json_stream_free(struct json_stream *s)
 
 bool json_stream_busy(const struct json_stream *s)
 {
-	return s->braces > 0 || s->brackets > 0 ||
-	       (s->lex != LEX_START && s->lex != LEX_RECOVERY);
+	return s->braces > 0 || s->brackets > 0 || (s->lex != LEX_START && s->lex != LEX_RECOVERY);
 }
 
 /* --- the parser --- */
@@ -490,9 +489,11 @@ static int feed_char(struct json_stream *s, unsigned char c, bool *again, struct
 	if (next < 0) {
 		*again = true;
 		s->lex = LEX_START;
-		return take_token(s, next == STEP_END_INT   ? TOK_INT :
-				     next == STEP_END_FLOAT ? TOK_FLOAT :
-							      TOK_WORD, 0, ret, e);
+		return take_token(s,
+				  next == STEP_END_INT	   ? TOK_INT
+				  : next == STEP_END_FLOAT ? TOK_FLOAT
+							   : TOK_WORD,
+				  0, ret, e);
 	}
 	if (!s->told)
 		strbuf_addc(&s->tok, (char)c);
@@ -543,8 +544,9 @@ struct json *json_parse(const char *text, size_t len, struct err *e)
 	if (r == 0)
 		r = json_stream_end(s, &val, e);
 	if (r == 0)
-		err_set(e, EINVAL, json_stream_busy(s) ? "JSON parse error, unexpected end" :
-							 "Expecting a JSON value");
+		err_set(e, EINVAL,
+			json_stream_busy(s) ? "JSON parse error, unexpected end"
+					    : "Expecting a JSON value");
 	if (r > 0) {
 		for (text += used, len -= used; len && is_blank((unsigned char)*text); len--)
 			text++;

@@ -2,8 +2,8 @@
 /*
  * A stream of JSON values, recognised as soon as each is complete, in QEMU's
  * dialect: 'single' quotes too, no comments; duplicate keys, lone surrogates, numbers
- * out of a double's range and invalid UTF-8 are errors; integers up to 2^64-1 exact, beyond as double.
- * \u0000 is kept as the bytes C0 80, so that strings never end early.
+ * out of a double's range and invalid UTF-8 are errors; integers up to 2^64-1 exact, beyond as
+ * double. \u0000 is kept as the bytes C0 80, so that strings never end early.
  *
  * After an error in the grammar the rest up to the balanced end is skipped; after one in a
  * token (stray character) everything up to the next of { } [ ] : , or control character
@@ -17,11 +17,14 @@
 struct json_stream;
 
 struct json_limits {
-	size_t depth;	/* nested objects and arrays */
-	size_t bytes;	/* of one top-level value */
-	size_t tokens;	/* of one top-level value */
+	size_t depth;  /* nested objects and arrays */
+	size_t bytes;  /* of one top-level value */
+	size_t tokens; /* of one top-level value */
 };
-#define JSON_LIMITS_DEFAULT { 1024, 16u << 20, 512u << 10 }
+#define JSON_LIMITS_DEFAULT                 \
+	{                                   \
+		1024, 16u << 20, 512u << 10 \
+	}
 
 struct json_stream *json_stream_new(const struct json_limits *limits);
 void json_stream_free(struct json_stream *s); /* accepts NULL */

@@ -219,11 +219,10 @@ int json_opt_arr(const struct json *obj, const char *path, struct json **ret, st
 	return opt_container(obj, path, JSON_ARR, ret, e);
 }
 
-#define DEFINE_NEED(suffix, type)                                                             \
-	int json_need_##suffix(const struct json *obj, const char *path, type *ret,           \
-			       struct err *e)                                                 \
-	{                                                                                     \
-		return walk(obj, path) ? json_opt_##suffix(obj, path, ret, e) : missing(path, e); \
+#define DEFINE_NEED(suffix, type)                                                                  \
+	int json_need_##suffix(const struct json *obj, const char *path, type *ret, struct err *e) \
+	{                                                                                          \
+		return walk(obj, path) ? json_opt_##suffix(obj, path, ret, e) : missing(path, e);  \
 	}
 DEFINE_NEED(str, const char *)
 DEFINE_NEED(int, int64_t)
@@ -234,7 +233,8 @@ DEFINE_NEED(arr, struct json *)
 
 int json_only_keys(const struct json *obj, const char *const *keys, struct err *e)
 {
-	json_for_each(obj, it) {
+	json_for_each(obj, it)
+	{
 		size_t i = 0;
 
 		while (keys[i] && !streq(keys[i], it.key))

@@ -16,6 +16,15 @@ static void write_codepoint(uint32_t c, struct strbuf *out)
 	}
 }
 
+/* The letter of a two-character escape; 0: there is none. */
+static char short_escape(unsigned char c)
+{
+	static const char from[] = "\"\\\b\f\n\r\t", to[] = "\"\\bfnrt";
+	const char *at = c ? strchr(from, c) : NULL;
+
+	return at ? to[at - from] : 0;
+}
+
 static void write_string(const char *s, size_t len, struct strbuf *out)
 {
 	const char *end = s + len;
@@ -33,13 +42,9 @@ static void write_string(const char *s, size_t len, struct strbuf *out)
 			strbuf_add(out, plain, s - plain);
 			continue;
 		}
-		if (c == '"' || c == '\\') {
+		if (short_escape(c)) {
 			strbuf_addc(out, '\\');
-			strbuf_addc(out, (char)c);
-			s++;
-		} else if (c < ' ' && strchr("\b\f\n\r\t", c) && c) {
-			strbuf_addc(out, '\\');
-			strbuf_addc(out, "btn.fr"[c - '\b']);
+			strbuf_addc(out, short_escape(c));
 			s++;
 		} else {
 			cp = utf8_next(&s, end);
@@ -93,7 +98,8 @@ void json_write(const struct json *j, struct strbuf *out)
 		break;
 	case JSON_OBJ:
 		strbuf_addc(out, '{');
-		json_for_each(j, it) {
+		json_for_each(j, it)
+		{
 			strbuf_adds(out, sep);
 			write_string(it.key, strlen(it.key), out);
 			strbuf_adds(out, ": ");

@@ -11,7 +11,10 @@ struct list {
 	struct list *next, *prev;
 };
 
-#define LIST_INIT(name) { &(name), &(name) }
+#define LIST_INIT(name)          \
+	{                        \
+		&(name), &(name) \
+	}
 
 static inline void list_init(struct list *l)
 {
@@ -42,11 +45,11 @@ static inline void list_del(struct list *l)
 #define list_entry(p, type, member) container_of(p, type, member)
 
 /* The body may delete the entry it is at. */
-#define list_for_each(pos, head, member)                                                \
-	for (__typeof__(pos) _next,                                                     \
-	     _cur = (pos = list_entry((head)->next, __typeof__(*pos), member));         \
-	     &(pos = _cur)->member != (head) &&                                         \
-	     (_next = list_entry(pos->member.next, __typeof__(*pos), member), true);    \
+#define list_for_each(pos, head, member)                                             \
+	for (__typeof__(pos) _next,                                                  \
+	     _cur = (pos = list_entry((head)->next, __typeof__(*pos), member));      \
+	     &(pos = _cur)->member != (head) &&                                      \
+	     (_next = list_entry(pos->member.next, __typeof__(*pos), member), true); \
 	     _cur = _next)
 
 #endif

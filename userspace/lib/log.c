@@ -12,7 +12,7 @@ static const char *log_ident = "livechain";
 static int log_to_journal;
 static volatile int log_max = LOG_LVL_NOTICE;
 
-/* JOURNAL_STREAM is "device:inode" of the stderr that systemd set up; it may have been redirected. */
+/* JOURNAL_STREAM is "device:inode" of the stderr that systemd set up; it may be another now. */
 static int stderr_is_journal(void)
 {
 	const char *s = getenv("JOURNAL_STREAM");

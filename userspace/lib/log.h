@@ -26,14 +26,14 @@ int log_enabled(enum log_level level);
 
 void log_msg(enum log_level level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
-#define log_error(...)  log_msg(LOG_LVL_ERROR, __VA_ARGS__)
-#define log_warn(...)   log_msg(LOG_LVL_WARN, __VA_ARGS__)
+#define log_error(...)	log_msg(LOG_LVL_ERROR, __VA_ARGS__)
+#define log_warn(...)	log_msg(LOG_LVL_WARN, __VA_ARGS__)
 #define log_notice(...) log_msg(LOG_LVL_NOTICE, __VA_ARGS__)
-#define log_info(...)   log_msg(LOG_LVL_INFO, __VA_ARGS__)
-#define log_debug(...)                                               \
-	do {                                                         \
-		if (log_enabled(LOG_LVL_DEBUG))                      \
-			log_msg(LOG_LVL_DEBUG, __VA_ARGS__);         \
+#define log_info(...)	log_msg(LOG_LVL_INFO, __VA_ARGS__)
+#define log_debug(...)                                       \
+	do {                                                 \
+		if (log_enabled(LOG_LVL_DEBUG))              \
+			log_msg(LOG_LVL_DEBUG, __VA_ARGS__); \
 	} while (0)
 
 #endif

@@ -15,7 +15,10 @@ struct strbuf {
 	size_t size;
 };
 
-#define STRBUF_INIT { NULL, 0, 0 }
+#define STRBUF_INIT        \
+	{                  \
+		NULL, 0, 0 \
+	}
 #define _cleanup_strbuf_ __attribute__((cleanup(strbuf_done)))
 
 void strbuf_add(struct strbuf *sb, const void *data, size_t len);

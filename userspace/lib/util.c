@@ -162,8 +162,8 @@ bool id_wellformed(const char *s, size_t max)
 	if (!is_alpha(s[0]))
 		return false;
 	for (i = 1; s[i]; i++)
-		if (i >= max || (!is_alpha(s[i]) && !(s[i] >= '0' && s[i] <= '9') &&
-				 !strchr("-._", s[i])))
+		if (i >= max ||
+		    (!is_alpha(s[i]) && !(s[i] >= '0' && s[i] <= '9') && !strchr("-._", s[i])))
 			return false;
 	return i <= max;
 }
@@ -200,7 +200,8 @@ int path_mkdirs(const char *path, unsigned mode, struct err *e)
 			continue;
 		*c = '\0';
 		if (mkdir(p, mode) < 0 && errno != EEXIST)
-			return err_set(e, errno, "Could not create folder '%s': %s", p, strerror(errno));
+			return err_set(e, errno, "Could not create folder '%s': %s", p,
+				       strerror(errno));
 		*c = old;
 		if (!old)
 			break;
@@ -268,8 +269,7 @@ static int fsync_dir_of(const char *path, struct err *e)
 	return 0;
 }
 
-int write_file_durably(const char *path, const void *data, size_t len, unsigned mode,
-		       struct err *e)
+int write_file_durably(const char *path, const void *data, size_t len, unsigned mode, struct err *e)
 {
 	_cleanup_free_ char *tmp = xasprintf("%s.XXXXXX", path);
 	_cleanup_close_ int fd = mkostemp(tmp, O_CLOEXEC);

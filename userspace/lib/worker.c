@@ -28,11 +28,11 @@ struct worker_queue {
 	struct worker *w;
 	char *name;
 	struct list waiting;
-	bool active;	    /* under the lock: one is ready or running */
-	unsigned users;	    /* loop thread: submitted, done not yet run */
-	bool freed;	    /* loop thread */
-	bool reserved;	    /* has its own thread and ready list */
-	struct list ready;  /* reserved only */
+	bool active;	   /* under the lock: one is ready or running */
+	unsigned users;	   /* loop thread: submitted, done not yet run */
+	bool freed;	   /* loop thread */
+	bool reserved;	   /* has its own thread and ready list */
+	struct list ready; /* reserved only */
 	pthread_cond_t cond;
 	pthread_t thread;
 	bool stop;
