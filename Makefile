@@ -169,7 +169,7 @@ _module:
 	ver=$$(scripts/kernels release '$(KDIR)'); d='$(abspath $(O))'/$$ver; \
 	printf '  %-8s%s\n' KBUILD "$(O)/$$ver/dm-livechain.ko"; \
 	scripts/link-farm '$(CURDIR)' "$$d" Kbuild kernel include; \
-	$(MAKE) -C '$(KDIR)' M="$$d" V=$(V) -s $(if $(filter 1,$(WERROR)),KCFLAGS=-Werror) \
+	$(MAKE) -C '$(KDIR)' M="$$d" O= V=$(V) -s $(if $(filter 1,$(WERROR)),KCFLAGS=-Werror) \
 		$(if $(C),C=$(C)) $(if $(CF),CF='$(CF)') CONFIG_DEBUG_INFO_BTF_MODULES= modules
 
 # --- people's targets ------------------------------------------------------------
