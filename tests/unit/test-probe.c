@@ -57,7 +57,7 @@ static void put_le(unsigned char *p, uint64_t v, int bytes)
 		*p++ = v & 0xff;
 }
 
-static void expect(int fd, enum probe_kind kind, const char *type)
+static void expect_on(int fd, enum probe_kind kind, const char *type)
 {
 	struct probe_result res;
 	struct err e = ERR_INIT;
@@ -66,6 +66,17 @@ static void expect(int fd, enum probe_kind kind, const char *type)
 		fail_msg("%s", e.msg);
 	assert_int_equal(res.kind, kind);
 	assert_string_equal(res.type, type);
+}
+
+/* Images are open for direct I/O when they are looked at. */
+static void expect(int fd, enum probe_kind kind, const char *type)
+{
+	int direct = open(file, O_RDONLY | O_DIRECT | O_CLOEXEC);
+
+	expect_on(fd, kind, type);
+	assert_true(direct >= 0);
+	expect_on(direct, kind, type);
+	close(direct);
 }
 
 static void nothing(void **state)

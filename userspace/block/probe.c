@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include <blkid/blkid.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
@@ -86,16 +87,26 @@ static int run_probe(blkid_probe pr, struct probe_result *ret)
 	}
 }
 
-int probe_signature(int fd, const char *path, struct probe_result *ret, struct err *e)
+/* libblkid reads as it likes, which a descriptor for direct I/O refuses. */
+static int reopen_buffered(int fd)
+{
+	char self[40];
+
+	snprintf(self, sizeof(self), "/proc/self/fd/%d", fd);
+	return open(self, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+}
+
+int probe_signature(int direct_fd, const char *path, struct probe_result *ret, struct err *e)
 {
 	_cleanup_(free_probep) blkid_probe pr = blkid_new_probe();
+	_cleanup_close_ int fd = reopen_buffered(direct_fd);
 	struct probe_result res = { PROBE_NOTHING, "", "" };
 	struct stat st;
 	int r;
 
 	if (!pr)
 		return err_set(e, ENOMEM, "no memory to look at '%s'", path);
-	if (fstat(fd, &st) < 0)
+	if (fd < 0 || fstat(fd, &st) < 0)
 		return err_set(e, errno, "cannot look at '%s': %s", path, strerror(errno));
 	/* libblkid refuses what is too small to hold anything. */
 	if (S_ISREG(st.st_mode) && st.st_size < 512) {
