@@ -101,6 +101,8 @@ static void hold(struct job *j)
 
 static void release_node(struct node *n)
 {
+	if (!n) /* gone with an earlier daemon */
+		return;
 	core_lock();
 	n->users--;
 	n->job = n->job_type = NULL;
@@ -113,7 +115,8 @@ static void release(struct job *j)
 	struct node *s = j->source_node, *t = j->target_node;
 
 	core_lock();
-	j->source->jobs--;
+	if (j->source)
+		j->source->jobs--;
 	j->source_node = j->target_node = NULL;
 	core_unlock();
 	release_node(s);
@@ -135,10 +138,14 @@ static int source_view(struct job *j, struct node *n, struct err *e)
 	return r;
 }
 
-/* Gives the target's view space for what may come at once; the rest follows as it is asked for. */
+/*
+ * Gives the target's view space for what may come at once. A larger target's rest
+ * follows as it is asked for, well before it is needed.
+ */
 static int target_space(struct view *v, struct err *e)
 {
 	uint64_t bytes = v->sectors * 512;
+	uint64_t low = bytes <= TARGET_GRANT ? 4096 : TARGET_GRANT / 4;
 	int r;
 
 	pthread_mutex_lock(&v->lock);
@@ -149,7 +156,7 @@ static int target_space(struct view *v, struct err *e)
 		r = 0;
 	}
 	return r ? r : view_message(v, e, NULL, "layer %d low %llu", v->active,
-				    (unsigned long long)(TARGET_GRANT / 4 / 512));
+				    (unsigned long long)low / 512);
 }
 
 static int target_device(struct job *j, struct node *n, dev_t *ret, struct err *e)
@@ -224,7 +231,7 @@ static int backup_clean(struct job *j, struct err *e)
 		loop_detach(&j->target_node->file->loop);
 	}
 	release(j);
-	if (j->source_internal) {
+	if (j->source && j->source_internal) {
 		one = view_stop(j->source, e);
 		r = r ? r : one;
 		core_lock();

@@ -39,6 +39,7 @@ static void on_device(void *ctx, enum dmevent_what what, const struct dm_dev_ent
 	struct view *v;
 
 	(void)ctx;
+	log_debug("device '%s': event %u", dev->name, dev->event_nr);
 	if (what == DMEVENT_GONE)
 		return;
 	core_lock();

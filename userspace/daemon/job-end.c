@@ -107,6 +107,18 @@ int job_finalize(struct job *j, struct err *e)
 	return 0;
 }
 
+/*
+ * How a job ended is durable before what it was built of is taken down: a daemon that
+ * starts in between finds nothing in the kernel that could tell.
+ */
+static void keep_result(void)
+{
+	struct err e = ERR_INIT;
+
+	if (state_save(&e))
+		log_error("%s", e.msg);
+}
+
 static void succeed(struct job *j)
 {
 	core_lock();
@@ -119,6 +131,7 @@ static void succeed(struct job *j)
 			   json_pack("{s:s, s:s}", "type", j->type->name, "id", j->id));
 		return;
 	}
+	keep_result();
 	(void)job_finalize(j, NULL);
 }
 
@@ -132,16 +145,22 @@ static void leave_pause(struct job *j)
 	job_set_status(j, JOB_RUNNING);
 }
 
-static void abort_job(struct job *j)
+static void end_aborted(struct job *j)
 {
-	leave_pause(j);
-	job_set_status(j, JOB_ABORTING);
 	clean(j);
 	if (j->cancelled)
 		event_post("BLOCK_JOB_CANCELLED", block_job_data(j));
 	else
 		event_post("BLOCK_JOB_COMPLETED", block_job_data(j));
 	conclude(j);
+}
+
+static void abort_job(struct job *j)
+{
+	leave_pause(j);
+	job_set_status(j, JOB_ABORTING);
+	keep_result();
+	end_aborted(j);
 }
 
 /* "error:write:5" or "stopped:read:28": side and errno. */
@@ -298,6 +317,45 @@ int job_cancel(struct job *j, struct err *e)
 	}
 	abort_job(j);
 	return 0;
+}
+
+static void go_on(struct job *j)
+{
+	switch (j->status) {
+	case JOB_WAITING:
+		succeed(j);
+		break;
+	case JOB_PENDING:
+		if (j->auto_finalize)
+			(void)job_finalize(j, NULL);
+		break;
+	case JOB_ABORTING:
+		end_aborted(j);
+		break;
+	case JOB_CONCLUDED:
+		if (j->auto_dismiss)
+			job_dismiss(j);
+		break;
+	default:
+		if (j->source)
+			return; /* job_advance_view() asks the kernel */
+		set_error(j, "its device is gone");
+		abort_job(j);
+	}
+}
+
+void job_go_on(void)
+{
+	struct view *v;
+	struct job *j;
+
+	list_for_each(j, &job_list, link)
+		go_on(j);
+	list_for_each(v, &view_list, link) {
+		if (v->jobs)
+			job_advance_view(v->dm);
+	}
+	keep_result();
 }
 
 void job_quit(void)

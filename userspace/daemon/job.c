@@ -117,10 +117,11 @@ bool job_uses_view(const struct view *v)
 static struct json *save_one(const struct job *j)
 {
 	return json_pack(
-		"{s:s, s:s, s:s, s:b, s:b, s:b, s:b, s:I, s:I, s:I, s:s?, s:s?, s:s?, s:s?, s:s?, s:i, s:b, s:b}",
+		"{s:s, s:s, s:s, s:b, s:b, s:b, s:b, s:b, s:s, s:I, s:I, s:I, s:s?, s:s?, s:s?, s:s?, s:s?, s:i, s:b, s:b}",
 		"id", j->id, "type", j->type->name, "status", status_names[j->status],
 		"auto-finalize", j->auto_finalize, "auto-dismiss", j->auto_dismiss, "user-paused",
-		j->user_paused, "cleaned", j->cleaned, "speed", j->speed, "len", (int64_t)j->len,
+		j->user_paused, "cancelled", j->cancelled, "cleaned", j->cleaned, "io-status",
+		j->io_status, "speed", j->speed, "len", (int64_t)j->len,
 		"offset", (int64_t)j->offset, "error", j->error, "source",
 		j->source ? j->source->dm : NULL, "target", j->target ? j->target->dm : NULL,
 		"source-node", j->source_node ? j->source_node->name : NULL, "target-node",
@@ -163,6 +164,11 @@ static void hold_node(struct job *j, struct node *n)
 	n->job_type = j->type->name;
 }
 
+static const char *io_status_of(const char *s)
+{
+	return !s || streq(s, "ok") ? "ok" : streq(s, "nospace") ? "nospace" : "failed";
+}
+
 static void restore_links(struct job *j, struct json *o)
 {
 	j->source = view_named(o, "source");
@@ -199,6 +205,8 @@ static int restore_one(struct json *o, struct err *e)
 			j->status = s;
 	}
 	j->user_paused = json_bool_of(json_get(o, "user-paused"));
+	j->cancelled = json_bool_of(json_get(o, "cancelled"));
+	j->io_status = io_status_of(json_str_of(json_get(o, "io-status")));
 	j->len = len;
 	j->offset = offset;
 	j->dest = (int)dest;

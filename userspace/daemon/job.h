@@ -97,6 +97,8 @@ bool job_uses_view(const struct view *v);
 struct json *job_save(void);
 int job_restore(struct json *jobs, struct err *e);
 void job_drop_leftovers(void);
+/* After a restart, last: what a job's end was in the middle of is done. */
+void job_go_on(void);
 
 /* For quit: cancels all; each is gone afterwards. */
 void job_quit(void);

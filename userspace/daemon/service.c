@@ -400,6 +400,9 @@ static void service_done(void *arg)
 	struct view *v = arg;
 
 	event_flush();
+	log_debug("'%s': service: loaded up to %llu, %u jobs%s%s", v->dm,
+		  (unsigned long long)v->ahead, v->nr_seen, v->service_again ? ", again" : "",
+		  v->service_more ? ", more" : "");
 	v->service_busy = false;
 	if (v->dead) {
 		view_reap();
@@ -420,7 +423,7 @@ static void retry_due(void *arg)
 
 void service_kick(struct view *v)
 {
-	if (v->dead)
+	if (v->dead || !v->ready)
 		return;
 	if (!v->service) {
 		v->service = worker_queue_new(the_daemon->worker, v->dm, true);

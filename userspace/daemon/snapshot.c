@@ -139,6 +139,8 @@ static int snapshot_view(struct view *v, struct node *overlay, struct err *e)
 	pthread_mutex_lock(&v->lock);
 	r = view_reclaim(v, old_id, e);
 	pthread_mutex_unlock(&v->lock);
+	if (!r)
+		r = view_recover(v, old, e);
 	if (r) { /* the snapshot is made; what is unused there can be taken back later */
 		log_warn("'%s': can't take back unused space: %s", v->dm, e->msg);
 		err_clear(e);

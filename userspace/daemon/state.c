@@ -88,8 +88,10 @@ static int restore_all(struct json *j, struct err *e)
 		r = export_restore(json_get(j, "exports"), e);
 	if (!r)
 		r = job_restore(json_get(j, "jobs"), e);
-	if (!r)
+	if (!r) {
 		drop_leftovers();
+		job_go_on();
+	}
 	return r;
 }
 

@@ -107,7 +107,7 @@ static int choose_block(const struct node *top, uint32_t *ret, struct err *e)
 	return 0;
 }
 
-static void view_free(struct view *v)
+void view_free(struct view *v)
 {
 	free(v->layers);
 	free(v->dm);
@@ -133,7 +133,7 @@ void view_reap(void)
 	core_unlock();
 }
 
-static struct view *view_alloc(const char *dm, const char *kname, const char *uuid)
+struct view *view_alloc(const char *dm, const char *kname, const char *uuid)
 {
 	struct view *v = xcalloc(1, sizeof(*v));
 
@@ -166,7 +166,7 @@ static struct view *view_new(const char *dm, bool internal)
 	return view_alloc(dm, kname, uuid);
 }
 
-static int push_layer(struct view *v, struct node *node, dev_t devno, bool dest)
+int view_push_layer(struct view *v, struct node *node, dev_t devno, bool dest)
 {
 	int id = v->next_id++;
 
@@ -180,7 +180,7 @@ static int push_layer(struct view *v, struct node *node, dev_t devno, bool dest)
 	return id;
 }
 
-static void pop_layer(struct view *v, int id)
+void view_pop_layer(struct view *v, int id)
 {
 	for (unsigned i = 0; i < v->nr_layers; i++) {
 		if (v->layers[i].id != id)
@@ -222,7 +222,7 @@ static int push_chain(struct view *v, struct node *top, struct err *e)
 			r = node_layer_device(n, &devno, e);
 		if (r)
 			return r;
-		push_layer(v, n, devno, false);
+		view_push_layer(v, n, devno, false);
 	}
 	return 0;
 }
@@ -246,8 +246,7 @@ static int make_table(const struct view *v, struct dm_table *t, struct err *e)
 	return r ? err_set(e, -r, "Can't make a table for '%s'", v->dm) : 0;
 }
 
-/* The table as it should be now, made live. */
-static int reload(struct view *v, struct err *e)
+int view_reload(struct view *v, struct err *e)
 {
 	struct dm_table t = { 0 };
 	int r;
@@ -299,13 +298,13 @@ int view_add_layer(struct view *v, struct node *node, dev_t devno, bool dest, st
 	int id, r;
 
 	pthread_mutex_lock(&v->lock);
-	id = push_layer(v, node, devno, dest);
+	id = view_push_layer(v, node, devno, dest);
 	pthread_mutex_unlock(&v->lock);
-	r = reload(v, e);
+	r = view_reload(v, e);
 	if (!r)
 		return id;
 	pthread_mutex_lock(&v->lock);
-	pop_layer(v, id);
+	view_pop_layer(v, id);
 	pthread_mutex_unlock(&v->lock);
 	return r;
 }
@@ -313,9 +312,9 @@ int view_add_layer(struct view *v, struct node *node, dev_t devno, bool dest, st
 int view_drop_layer(struct view *v, int id, struct err *e)
 {
 	pthread_mutex_lock(&v->lock);
-	pop_layer(v, id);
+	view_pop_layer(v, id);
 	pthread_mutex_unlock(&v->lock);
-	return reload(v, e);
+	return view_reload(v, e);
 }
 
 static int describe_layer(struct view *v, int id, struct err *e)
@@ -399,7 +398,7 @@ int view_wait_loaded(struct view *v, struct err *e)
 	return load_up_to(v, UINT64_MAX, e);
 }
 
-static int refresh(struct view *v, struct err *e)
+int view_refresh(struct view *v, struct err *e)
 {
 	_cleanup_free_ struct view_status *st = xmalloc(sizeof(*st));
 	int r = view_get_status(v, st, e);
@@ -421,7 +420,7 @@ static int refresh(struct view *v, struct err *e)
 /* What makes a fresh device useful: how it is written, space, the first of its map. */
 static int start_service(struct view *v, struct err *e)
 {
-	int r = refresh(v, e);
+	int r = view_refresh(v, e);
 
 	if (!r && v->active != VIEW_NONE)
 		r = view_prepare_active(v, v->active, e);
@@ -448,7 +447,14 @@ static int create_device(struct view *v, struct err *e)
 	return r;
 }
 
-static void link_view(struct view *v, struct node *top)
+static void set_ready(struct view *v)
+{
+	core_lock();
+	v->ready = true;
+	core_unlock();
+}
+
+void view_link(struct view *v, struct node *top)
 {
 	core_lock();
 	v->top = top;
@@ -493,7 +499,7 @@ int view_start(struct node *top, const char *dm, bool writable, bool internal, s
 	}
 	if (writable)
 		v->active = v->layers[0].id;
-	link_view(v, top);
+	view_link(v, top);
 	r = state_save(e); /* a device that no state knows would stay for ever */
 	if (!r)
 		r = create_device(v, e);
@@ -502,6 +508,7 @@ int view_start(struct node *top, const char *dm, bool writable, bool internal, s
 			view_abandon(v);
 		return r;
 	}
+	set_ready(v);
 	*ret = v;
 	return 0;
 }
@@ -537,9 +544,16 @@ int view_reclaim(struct view *v, int id, struct err *e)
 		r = qcow2_free_clusters(n->img, ranges, nr, 0, e);
 	if (!r)
 		r = view_message(v, e, NULL, "reclaim %d done", id);
-	if (!r)
+	if (!r && !v->adopted)
 		journal_close(n->file->filename);
 	return r;
+}
+
+int view_recover(struct view *v, struct node *n, struct err *e)
+{
+	if (!v->adopted || n->driver != NODE_QCOW2)
+		return 0;
+	return journal_recover(n->file->filename, n->img, e);
 }
 
 static void mark_dead(struct view *v)
@@ -566,6 +580,7 @@ static int quiesce(struct view *v, struct err *e)
 
 int view_stop(struct view *v, struct err *e)
 {
+	struct err leaks = ERR_INIT;
 	int r = quiesce(v, e);
 
 	if (r)
@@ -581,6 +596,8 @@ int view_stop(struct view *v, struct err *e)
 		return r;
 	}
 	mark_dead(v);
+	if (v->active != VIEW_NONE && view_recover(v, v->top, &leaks))
+		log_warn("'%s': %s", v->dm, leaks.msg);
 	unlink_view(v);
 	return 0;
 }
@@ -589,165 +606,4 @@ void view_abandon(struct view *v)
 {
 	mark_dead(v);
 	unlink_view(v);
-}
-
-static struct json *save_layers(const struct view *v)
-{
-	struct json *arr = json_arr();
-
-	for (unsigned i = 0; i < v->nr_layers; i++)
-		json_append(arr, json_pack("{s:i, s:s?, s:I, s:b}", "id", v->layers[i].id, "node",
-					   v->layers[i].node ? v->layers[i].node->name : NULL,
-					   "device", (int64_t)v->layers[i].devno, "dest",
-					   v->layers[i].dest));
-	return arr;
-}
-
-struct json *view_save(void)
-{
-	struct json *arr = json_arr();
-	struct view *v;
-
-	list_for_each(v, &view_list, link)
-		json_append(arr, json_pack("{s:s, s:s, s:s, s:b, s:b, s:s, s:I, s:i, s:i, s:i, s:o}",
-					   "dm", v->dm, "kname", v->kname, "uuid", v->uuid,
-					   "internal", v->internal, "writable", v->writable, "top",
-					   v->top->name, "sectors", (int64_t)v->sectors, "block",
-					   (int)v->block, "active", v->active, "next-id",
-					   v->next_id, "layers", save_layers(v)));
-	return arr;
-}
-
-static int restore_layers(struct view *v, struct json *arr, struct err *e)
-{
-	for (size_t i = 0; i < json_len(arr); i++) {
-		struct json *j = json_at(arr, i);
-		const char *name = json_str_of(json_get(j, "node"));
-		int64_t id, dev;
-		int r;
-
-		if ((r = json_need_int(j, "id", &id, e)) ||
-		    (r = json_need_int(j, "device", &dev, e)))
-			return r;
-		push_layer(v, name ? node_find(name) : NULL, (dev_t)dev,
-			   json_bool_of(json_get(j, "dest")));
-		v->layers[v->nr_layers - 1].id = (int)id;
-		if (name && node_find(name) &&
-		    (r = node_layer_device(node_find(name), &v->layers[v->nr_layers - 1].devno, e)))
-			return r;
-	}
-	return 0;
-}
-
-static int restore_fields(struct view *v, struct json *j, struct err *e)
-{
-	int64_t sectors, block, active, next;
-	int r;
-
-	if ((r = json_need_int(j, "sectors", &sectors, e)) ||
-	    (r = json_need_int(j, "block", &block, e)) ||
-	    (r = json_need_int(j, "active", &active, e)) ||
-	    (r = json_need_int(j, "next-id", &next, e)))
-		return r;
-	v->sectors = sectors;
-	v->block = block;
-	v->internal = json_bool_of(json_get(j, "internal"));
-	v->writable = json_bool_of(json_get(j, "writable"));
-	r = restore_layers(v, json_get(j, "layers"), e);
-	v->active = (int)active;
-	v->next_id = (int)next;
-	return r;
-}
-
-/* A snapshot may have been between `activate` and the end of its command. */
-static int adopt_active(struct view *v, struct err *e)
-{
-	_cleanup_free_ struct view_status *st = xmalloc(sizeof(*st));
-	struct view_layer *l;
-	int r = view_get_status(v, st, e);
-
-	if (r || st->active == v->active)
-		return r;
-	l = view_layer(v, st->active);
-	if (!l || !l->node)
-		return err_set(e, EINVAL, "device '%s': its active layer %d is not in the state",
-			       v->dm, st->active);
-	v->active = st->active;
-	v->top = l->node;
-	return 0;
-}
-
-/* The kernel is asked what is true; a device that a dying daemon left suspended goes on. */
-static int adopt_device(struct view *v, struct err *e)
-{
-	struct dm_dev_info info;
-	int r = dm_get_info(v->dm, &info, e);
-
-	if (r)
-		return r;
-	if (!info.exists || !str_has_prefix(info.uuid, DM_DEV_UUID_PREFIX) ||
-	    !streq(info.uuid + strlen(DM_DEV_UUID_PREFIX), v->uuid))
-		return err_set(e, ENXIO, "the device is gone");
-	if (info.inactive_table)
-		(void)dm_clear(v->dm, NULL);
-	r = adopt_active(v, e);
-	if (!r && info.suspended)
-		r = view_resume(v, e);
-	return r ? r : refresh(v, e);
-}
-
-/* What lay below the active layer when the daemon died may still have grants. */
-static void settle_backing(struct view *v)
-{
-	for (struct node *n = v->top->backing; v->writable && n; n = n->backing) {
-		struct view_layer *l = view_layer_of(v, n);
-		struct err e = ERR_INIT;
-
-		if (n->read_only || !l)
-			continue;
-		if (view_reclaim(v, l->id, &e) || node_make_read_only(n, &e))
-			log_warn("'%s': %s", n->file->filename, e.msg);
-	}
-}
-
-static int restore_one(struct json *j, struct err *e)
-{
-	const char *dm, *kname, *uuid, *top;
-	struct node *n;
-	struct view *v;
-	int r;
-
-	if ((r = json_need_str(j, "dm", &dm, e)) || (r = json_need_str(j, "kname", &kname, e)) ||
-	    (r = json_need_str(j, "uuid", &uuid, e)) || (r = json_need_str(j, "top", &top, e)))
-		return r;
-	n = node_find(top);
-	if (!n)
-		return err_set(e, EINVAL, "state: device '%s' has no node '%s'", dm, top);
-	v = view_alloc(dm, kname, uuid);
-	v->top = n;
-	r = restore_fields(v, j, e);
-	if (!r)
-		r = adopt_device(v, e);
-	if (r) {
-		view_free(v);
-		return r;
-	}
-	link_view(v, v->top);
-	settle_backing(v);
-	return 0;
-}
-
-int view_restore(struct json *views, struct err *e)
-{
-	for (size_t i = 0; i < json_len(views); i++) {
-		struct err one = ERR_INIT;
-		int r = restore_one(json_at(views, i), &one);
-
-		if (r == -ENXIO)
-			log_notice("device '%s' of an earlier run: %s",
-				   json_str_of(json_get(json_at(views, i), "dm")), one.msg);
-		else if (r)
-			return err_set(e, -r, "%s", one.msg);
-	}
-	return 0;
 }

@@ -61,6 +61,8 @@ struct view {
 	char *uuid;	  /* without prefix */
 	bool internal;
 	bool writable;
+	bool adopted; /* from an earlier daemon, which may have left clusters allocated */
+	bool stale;   /* its live table has a layer that we do not know */
 	struct node *top;
 	uint64_t sectors;
 	uint32_t block; /* sectors */
@@ -80,6 +82,8 @@ struct view {
 	bool failed;	       /* the kernel has made it read-only */
 	struct view_job seen[VIEW_JOBS_MAX]; /* job states when last asked */
 	unsigned nr_seen;
+
+	bool ready; /* set up: the service may look at it; under the core lock */
 
 	/* loop thread */
 	struct worker_queue *service;
@@ -128,8 +132,17 @@ int view_prepare_active(struct view *v, int id, struct err *e);
 int view_suspend(struct view *v, struct err *e);
 int view_resume(struct view *v, struct err *e);
 
+/* Makes a table with the layers as they are now live. */
+int view_reload(struct view *v, struct err *e);
+
 /* Takes what the kernel has not used of the layer's grants and frees it. */
 int view_reclaim(struct view *v, int id, struct err *e);
+
+/*
+ * For an image that nobody writes any more: frees what an earlier daemon had
+ * allocated and not granted. Nothing to do if there was none.
+ */
+int view_recover(struct view *v, struct node *n, struct err *e);
 
 /* Waits until every slice of the map is loaded (the service loads it). */
 int view_wait_loaded(struct view *v, struct err *e);
@@ -144,6 +157,17 @@ struct view_layer *view_layer_of(struct view *v, const struct node *n);
 struct json *view_save(void);
 /* Takes up what a former daemon left; a device that is gone is skipped, with a line in the log. */
 int view_restore(struct json *views, struct err *e);
+
+/* After a restart: drops layers that are neither of the chain nor of a job. */
+int view_drop_unused_layers(struct view *v, struct err *e);
+
+/* For view-state.c. */
+struct view *view_alloc(const char *dm, const char *kname, const char *uuid);
+void view_free(struct view *v);
+int view_push_layer(struct view *v, struct node *node, dev_t devno, bool dest);
+void view_pop_layer(struct view *v, int id);
+void view_link(struct view *v, struct node *top);
+int view_refresh(struct view *v, struct err *e);
 
 /* service.c ------------------------------------------------------------- */
 
