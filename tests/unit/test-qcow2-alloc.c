@@ -170,9 +170,12 @@ struct grant {
 
 static void take(struct bench *b, struct grant *g, uint64_t n)
 {
-	q_ok(qcow2_alloc_clusters(b->img, n, q_rand(3) ? 0 : 1 + q_rand(20), &g->v, &g->n, &b->e),
-	     &b->e);
+	uint64_t min_run = q_rand(2) ? 0 : 1 + q_rand(20);
+
+	q_ok(qcow2_alloc_clusters(b->img, n, min_run, &g->v, &g->n, &b->e), &b->e);
 	assert_int_equal(total(g->v, g->n), n * b->info.cluster_size);
+	for (size_t i = 0; min_run && n % min_run == 0 && i < g->n; i++)
+		assert_int_equal(g->v[i].len / b->info.cluster_size % min_run, 0);
 }
 
 static void alloc_free_random(void **state)
@@ -299,13 +302,44 @@ static void device_full(void **state)
 	}
 	q_check_clean("a.qcow2", b.img, taken);
 	free(g[0].v);
-	take(&b, &g[0], 300);
+	q_ok(qcow2_alloc_clusters(b.img, 300, 0, &g[0].v, &g[0].n, &b.e), &b.e);
 	taken += 300;
 	q_check_clean("a.qcow2", b.img, taken);
 	for (int k = 1; k < i - 1; k += 2)
 		overlap_check(g[0].v, g[0].n, g[k].v, g[k].n);
 	for (int k = 0; k < 512; k++)
 		free(g[k].v);
+	bench_done(&b);
+}
+
+/* Pieces of a wanted size, or nothing. */
+static void pieces(void **state)
+{
+	struct qcow2_create_opts o = { .size = 1 << 30, .cluster_bits = 12 };
+	struct qcow2_range *v, *all, hole;
+	struct bench b;
+	size_t n;
+
+	(void)state;
+	bench_new(&b, &o, Q_BDEV, 4 << 20);
+	q_ok(qcow2_alloc_clusters(b.img, 960, 0, &all, &n, &b.e), &b.e);
+	assert_int_equal(n, 1);
+	/* Free: 15 clusters, 40 clusters, and some at the end of the device. */
+	hole = (struct qcow2_range){ all->off + (100 << 12), 15 << 12 };
+	q_ok(qcow2_free_clusters(b.img, &hole, 1, 0, &b.e), &b.e);
+	hole = (struct qcow2_range){ all->off + (200 << 12), 40 << 12 };
+	q_ok(qcow2_free_clusters(b.img, &hole, 1, 0, &b.e), &b.e);
+	q_ok(qcow2_alloc_clusters(b.img, 80, 16, &v, &n, &b.e), &b.e);
+	assert_int_equal(n, 2);
+	assert_int_equal(v[0].off, hole.off);
+	assert_int_equal(v[0].len, 32 << 12);
+	assert_true(v[1].off > all->off + all->len - 1);
+	free(v);
+	assert_int_equal(qcow2_alloc_clusters(b.img, 32, 16, &v, &n, NULL), -ENOSPC);
+	q_check_clean("a.qcow2", b.img, 960 - 55 + 80);
+	q_ok(qcow2_alloc_clusters(b.img, 20, 1, &v, &n, &b.e), &b.e);
+	free(v);
+	free(all);
 	bench_done(&b);
 }
 
@@ -598,8 +632,11 @@ static void unknown_is_kept(void **state)
 	struct qcow2_create_opts o = { .size = 8 << 20, .backing_file = "two.qcow2",
 				       .backing_format = "qcow2" };
 	uint8_t *head = buf_new(65536, NULL);
+	struct qcow2_range *v;
+	uint64_t freed = 7;
 	struct bench b;
 	char *found;
+	size_t n;
 
 	(void)state;
 	bench_new(&b, &o, 0, 0);
@@ -619,6 +656,12 @@ static void unknown_is_kept(void **state)
 	assert_non_null(memmem(head, 2000, "lazy refcounts", 14));
 	assert_non_null(memmem(head, 2000, "one.qcow2", 9));
 	assert_null(memmem(head, 2000, "two.qcow2", 9));
+	/* Who knows what it references: nothing is reclaimed. */
+	q_ok(qcow2_alloc_clusters(b.img, 5, 0, &v, &n, &b.e), &b.e);
+	q_ok(qcow2_reclaim(b.img, v, n, 0, &freed, &b.e), &b.e);
+	assert_int_equal(freed, 0);
+	q_check_clean("a.qcow2", b.img, 5);
+	free(v);
 	bench_done(&b);
 	free(head);
 }
@@ -704,6 +747,7 @@ int main(void)
 		cmocka_unit_test(alloc_amid),
 		cmocka_unit_test(alloc_has_space),
 		cmocka_unit_test(device_full),
+		cmocka_unit_test(pieces),
 		cmocka_unit_test(free_refuses),
 		cmocka_unit_test(prepare_and_record),
 		cmocka_unit_test(zero_records),

@@ -29,23 +29,28 @@ void plan_done(struct alloc_plan *p)
 
 struct search {
 	uint64_t want;	  /* clusters */
-	uint64_t min_run; /* shorter runs are passed by */
+	uint64_t min_run; /* shorter runs are passed by, but for the last piece ... */
+	bool multiples;	  /* ... or: runs are multiples of min_run */
 	uint64_t from, to;
 	unsigned int blocks; /* that may be read */
 	uint64_t clusters;   /* that may be looked at */
 	struct ranges *out;
 	uint64_t got;
-	uint64_t run; /* free clusters right before the position */
+	uint64_t run;	 /* free clusters right before the position */
+	uint64_t resume; /* behind what was taken last */
 };
 
-/* Takes the run that ends before @pos when it is long enough. */
+/* Takes the run that ends before @pos, or as much of it as is wanted. */
 static int __take_run(struct qcow2 *img, struct search *s, uint64_t pos, struct err *e)
 {
 	uint64_t first = pos - s->run, n = s->run;
 
 	s->run = 0;
-	if (n < s->min_run && s->got + n < s->want)
-		return 0;
+	if (s->multiples)
+		n -= n % s->min_run;
+	else if (n < s->min_run && s->got + n < s->want)
+		n = 0;
+	s->resume = first + n;
 	for (uint64_t i = 0; i < n; i++)
 		if (metaset_has(&img->meta, first + i))
 			return img_err(img->io, e, EUCLEAN,
@@ -82,7 +87,7 @@ static int __search(struct qcow2 *img, struct search *s, struct err *e)
 		pos = s->to;
 	if (r == 0)
 		r = __take_run(img, s, pos, e);
-	s->from = pos;
+	s->from = s->resume;
 	return r;
 }
 
@@ -242,9 +247,11 @@ static int __plan_try(struct qcow2 *img, struct search *s, struct alloc_plan *p,
 static int __plan_amid(struct qcow2 *img, uint64_t n, uint64_t min_run, struct alloc_plan *p,
 		       struct err *e)
 {
+	uint64_t like = (1u << 20) / img->cluster_size;
 	struct search s = {
 		.want = n,
-		.min_run = min_run < n ? min_run : n,
+		.min_run = min_run ? min_run : like ? like : 1,
+		.multiples = min_run,
 		.from = img->cursor,
 		.to = img->end,
 		.blocks = SEARCH_BLOCKS,
@@ -256,7 +263,8 @@ static int __plan_amid(struct qcow2 *img, uint64_t n, uint64_t min_run, struct a
 	if (r == -ENOSPC) {
 		/* The device is full at its end: whatever is free, however small. */
 		ranges_done(&p->data);
-		s = (struct search){ .want = n, .min_run = 1, .to = img->end };
+		s = (struct search){ .want = n, .min_run = min_run ? min_run : 1, .to = img->end };
+		s.multiples = min_run;
 		s.blocks = UINT32_MAX;
 		s.clusters = UINT64_MAX;
 		return __plan_try(img, &s, p, e);
@@ -271,7 +279,6 @@ static int __plan_amid(struct qcow2 *img, uint64_t n, uint64_t min_run, struct a
 int __plan_make(struct qcow2 *img, uint64_t n, uint64_t min_run, unsigned int flags,
 		struct alloc_plan *ret, struct err *e)
 {
-	uint64_t like = (1u << 20) / img->cluster_size;
 	int r;
 
 	if (!n || n > MAX_HOST_OFFSET >> img->hdr.cluster_bits)
@@ -281,8 +288,6 @@ int __plan_make(struct qcow2 *img, uint64_t n, uint64_t min_run, unsigned int fl
 	if (r < 0)
 		return r;
 	*ret = (struct alloc_plan){ .new_end = img->end, .old_size = img->file_size };
-	if (!min_run)
-		min_run = like ? like : 1;
 	if (flags & PLAN_FRESH)
 		return __plan_append(img, n, ret, e);
 	return __plan_amid(img, n, min_run, ret, e);

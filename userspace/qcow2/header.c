@@ -274,8 +274,12 @@ static int parse_ext(struct qcow2 *img, uint32_t magic, const uint8_t *p, uint32
 		if (img->hdr.has_bitmaps)
 			return img_err(img->io, e, EINVAL, "two bitmaps extensions");
 		return parse_bitmaps_ext(img, p, len, e);
+	case EXT_FEATURE_NAMES:
+		return 0;
 	default:
-		return 0; /* stays where it is, also when the header is rewritten */
+		/* Kept when the header is rewritten. */
+		img->hdr.has_unknown_ext = true;
+		return 0;
 	}
 }
 

@@ -63,6 +63,7 @@ struct header {
 	uint64_t incompatible, compatible, autoclear;
 	uint32_t refcount_order;
 	uint32_t length;
+	bool has_unknown_ext;
 	bool has_bitmaps; /* the extension is there */
 	uint32_t nb_bitmaps;
 	uint64_t bitmap_dir_off, bitmap_dir_len;

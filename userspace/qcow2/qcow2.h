@@ -189,9 +189,9 @@ int qcow2_prepare_tables(struct qcow2 *img, uint64_t guest_off, uint64_t len,
  * Allocates @n clusters: refcounts 1, and the space itself, durable on return.
  * The content of the clusters is undefined (on a file's fresh end: zeros).
  * *@ret (to be freed with free()) are the ranges, as few as can be, each a
- * multiple of the cluster size. Free clusters amid the image are used
- * where @min_run of them lie together (0: as the library likes); a file's end
- * and, when a block device has nothing better, any free cluster serve otherwise.
+ * multiple of the cluster size; with a @min_run, and @n a multiple of it, each is
+ * a multiple of @min_run clusters. @min_run 0 leaves that to the library: runs
+ * amid the image from 1 MiB on, then the end, then (on a full block device) any.
  * One flush, up to four when refcount blocks or the refcount table are added.
  * -ENOSPC: nothing was allocated.
  */
@@ -216,8 +216,10 @@ int qcow2_free_clusters(struct qcow2 *img, const struct qcow2_range *ranges, siz
  * references and whose refcount is exactly 1; *@ret_freed (may be NULL) counts
  * bytes. Reads every L2 table, of internal snapshots too, and all other
  * metadata, so it holds whatever has been done to the image since; any damage
- * met means that nothing is freed. Only while no one else writes L2 tables. Candidates may
- * be in any order, overlap, or lie outside the image (then ignored).
+ * met means that nothing is freed. So does a header extension that the library does
+ * not know, without an error: who can tell what that references. Only while no one
+ * else writes L2 tables. Candidates may be in any order, overlap, or lie outside
+ * the image (then ignored).
  */
 int qcow2_reclaim(struct qcow2 *img, const struct qcow2_range *candidates, size_t n,
 		  unsigned int flags, uint64_t *ret_freed, struct err *e);

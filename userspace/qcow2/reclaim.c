@@ -119,7 +119,7 @@ static int __reclaim(struct reclaim *c, unsigned int flags, uint64_t *ret_freed,
 {
 	const struct ref_walk w = { .opaque = c, .ref = mark, .bad = give_up };
 	_cleanup_ranges_ struct ranges list = { 0 };
-	int r = refs_walk(c->img, &w, e);
+	int r = c->list.n ? refs_walk(c->img, &w, e) : 0;
 
 	if (r == 0)
 		r = __collect(c, &list, e);
@@ -138,6 +138,8 @@ int qcow2_reclaim(struct qcow2 *img, const struct qcow2_range *candidates, size_
 
 	pthread_mutex_lock(&img->lock);
 	r = __change_begin(img, e);
+	if (r == 0 && img->hdr.has_unknown_ext)
+		n = 0;
 	if (r == 0)
 		r = take_candidates(&c, candidates, n, e);
 	if (r == 0)
