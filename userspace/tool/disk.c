@@ -176,6 +176,6 @@ int absolute_path(const char *path, char **ret, struct err *e)
 		return err_set(e, EINVAL, "'%s' does not name a file", path);
 	if (!real)
 		return err_set(e, errno, "the folder of '%s' can't be used: %s", path, strerror(errno));
-	*ret = path_join(streq(real, "/") ? "" : real, base);
+	*ret = xasprintf("%s/%s", streq(real, "/") ? "" : real, base);
 	return 0;
 }
