@@ -7,20 +7,41 @@
 #include <linux/slab.h>
 #include "buf.h"
 
-static void free_pages_of(struct lc_buf *buf)
+static void buf_free(struct lc_buf *buf)
 {
-	while (buf->nr)
-		__free_page(buf->page[--buf->nr]);
+	if (buf->order >= 0)
+		__free_pages(buf->page[0], buf->order);
+	else
+		while (buf->nr)
+			__free_page(buf->page[--buf->nr]);
+	kfree(buf);
 }
 
-/* Adds pages up to @nr. False if memory is short; what is there stays. */
-static bool fill(struct lc_buf *buf, unsigned int nr, gfp_t gfp)
+/* One block of pages is quicker to get and to free than many. */
+static bool fill_block(struct lc_buf *buf, unsigned int nr, gfp_t gfp)
 {
-	while (buf->nr < nr) {
+	struct page *block;
+	unsigned int i;
+
+	buf->order = get_order(nr << PAGE_SHIFT);
+	if (buf->order > PAGE_ALLOC_COSTLY_ORDER + 1)
+		return false;
+	block = alloc_pages(gfp | __GFP_COMP | __GFP_NORETRY | __GFP_NOWARN, buf->order);
+	if (!block)
+		return false;
+	for (i = 0; i < nr; i++)
+		buf->page[i] = block + i;
+	buf->nr = nr;
+	return true;
+}
+
+static bool fill_singly(struct lc_buf *buf, unsigned int nr, gfp_t gfp)
+{
+	buf->order = -1;
+	for (buf->nr = 0; buf->nr < nr; buf->nr++) {
 		buf->page[buf->nr] = alloc_page(gfp);
 		if (!buf->page[buf->nr])
 			return false;
-		buf->nr++;
 	}
 	return true;
 }
@@ -31,11 +52,9 @@ static struct lc_buf *buf_alloc(unsigned int nr, gfp_t gfp)
 
 	if (!buf)
 		return NULL;
-	buf->nr = 0;
-	if (fill(buf, nr, gfp))
+	if (fill_block(buf, nr, gfp) || fill_singly(buf, nr, gfp))
 		return buf;
-	free_pages_of(buf);
-	kfree(buf);
+	buf_free(buf);
 	return NULL;
 }
 
@@ -50,8 +69,7 @@ int lc_buf_init(struct lc_bufs *bufs, unsigned int nr)
 
 void lc_buf_exit(struct lc_bufs *bufs)
 {
-	free_pages_of(bufs->reserve);
-	kfree(bufs->reserve);
+	buf_free(bufs->reserve);
 }
 
 int lc_buf_grow(struct lc_bufs *bufs, unsigned int nr)
@@ -70,10 +88,8 @@ int lc_buf_grow(struct lc_bufs *bufs, unsigned int nr)
 	bufs->reserve = buf;
 	bufs->taken = false;
 	spin_unlock(&bufs->lock);
-	if (old) {
-		free_pages_of(old);
-		kfree(old);
-	}
+	if (old)
+		buf_free(old);
 	return 0;
 }
 
@@ -107,10 +123,8 @@ void lc_buf_put(struct lc_bufs *bufs, struct lc_buf *buf)
 	if (w)
 		list_del(&w->list);
 	spin_unlock(&bufs->lock);
-	if (buf) {
-		free_pages_of(buf);
-		kfree(buf);
-	}
+	if (buf)
+		buf_free(buf);
 	if (w)
 		w->wake(w);
 }

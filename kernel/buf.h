@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Pages for the surroundings of partial writes, with a reserve so that one write
+ * Pages for grains that are written in part, with a reserve so that one write
  * at a time gets on when memory is short.
  */
 #ifndef LC_BUF_H
@@ -13,6 +13,7 @@
 
 struct lc_buf {
 	unsigned int nr;
+	int order;			/* of the one block that the pages are; -1: each its own */
 	struct page *page[];
 };
 

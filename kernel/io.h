@@ -45,9 +45,10 @@ struct lc_io {
 	sector_t piece_end;
 	sector_t whole, whole_end;	/* whole grains, perhaps beyond the view's end */
 	sector_t to;			/* where @whole goes, relative to the layer's start */
-	struct lc_buf *buf;		/* NULL: the surroundings are zero, or there are none */
+	bool around;			/* one grain, of which something around the guest's part is kept */
+	struct lc_buf *buf;		/* ... which comes together here */
 
-	struct lc_read read[2];		/* old content before and behind the guest's */
+	struct lc_read read[2];
 	union {
 		struct lc_waiter wait;
 		struct lc_buf_waiter buf_wait;

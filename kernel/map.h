@@ -107,7 +107,8 @@ struct lc_read {
 	struct lc_view *view;
 	sector_t sector;		/* of the view */
 	unsigned int nr_sectors;
-	struct page **pages;		/* from the start of pages[0] on; or NULL and: */
+	struct page **pages;		/* where to; or NULL and bio */
+	unsigned int offset;		/* bytes in front, in pages[0] */
 	struct bio *bio;		/* its data is what is to be filled */
 	void (*done)(struct lc_read *r); /* any context; may free @r */
 	void *owner;			/* the caller's */

@@ -104,8 +104,8 @@ static int describe(struct lc_msg *m, struct lc_layer *layer)
 		return same(layer, &d) ? 0 :
 		       lc_msg_refuse(m, -EBUSY, "layer %u has been described differently",
 				     layer->id);
-	pages = 2 << (max(d.unit_shift, m->view->block_shift) - PAGE_SECTORS_SHIFT);
-	if (lc_buf_grow(&m->view->bufs, pages + 2))
+	pages = 1 << (max(d.unit_shift, m->view->block_shift) - PAGE_SECTORS_SHIFT);
+	if (lc_buf_grow(&m->view->bufs, pages))
 		return lc_msg_refuse(m, -ENOMEM, "no memory for the reserve");
 	layer->format = d.format;
 	layer->unit_shift = d.unit_shift;

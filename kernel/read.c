@@ -35,10 +35,16 @@ static struct bio *clone_part(struct lc_read *r, struct block_device *bdev, unsi
 	return bio;
 }
 
+/* Where the next sector goes, in bytes from the start of the pages. */
+static unsigned int page_pos(const struct lc_read *r)
+{
+	return r->offset + ((r->pos - r->sector) << SECTOR_SHIFT);
+}
+
 /* A bio into our pages for as much of the next *len sectors as one bio takes. */
 static struct bio *page_part(struct lc_read *r, struct block_device *bdev, unsigned int *len)
 {
-	unsigned int at = (r->pos - r->sector) << SECTOR_SHIFT, left = *len << SECTOR_SHIFT;
+	unsigned int at = page_pos(r), left = *len << SECTOR_SHIFT;
 	unsigned int nr = bio_max_segs(DIV_ROUND_UP(offset_in_page(at) + left, PAGE_SIZE));
 	struct bio *bio = bio_alloc_bioset(bdev, nr, REQ_OP_READ, GFP_NOIO, &r->view->bs);
 
@@ -76,7 +82,7 @@ static void read_data(struct lc_read *r, const struct lc_extent *x)
 
 static void zero_pages(struct lc_read *r, unsigned int len)
 {
-	unsigned int at = (r->pos - r->sector) << SECTOR_SHIFT, left = len << SECTOR_SHIFT;
+	unsigned int at = page_pos(r), left = len << SECTOR_SHIFT;
 
 	while (left) {
 		unsigned int n = min_t(unsigned int, left, PAGE_SIZE - offset_in_page(at));

@@ -55,7 +55,7 @@ static int init_io(struct lc_view *view, char **error)
 						  view->name);
 	if (!view->commit_wq)
 		goto out_free_wq;
-	r = lc_buf_init(&view->bufs, 2 * (lc_block_sectors(view) >> PAGE_SECTORS_SHIFT) + 2);
+	r = lc_buf_init(&view->bufs, lc_block_sectors(view) >> PAGE_SECTORS_SHIFT);
 	if (r)
 		goto out_free_commit_wq;
 	return 0;

@@ -6,9 +6,10 @@
  *
  *  1. plan: which blocks, which way; take space from the pool. What is missing (a
  *     home, space) is waited for, with the lock held: nobody else could do better.
- *  2. read what lies around the guest's data in the grains, from wherever it is.
- *  3. write surroundings and data. All of a grain is written before anybody
- *     can see it, so a reader never sees what the space held before.
+ *  2. if the guest writes part of a grain, and the rest is not zero: read the rest, from
+ *     wherever it is, and put the guest's part into it.
+ *  3. write whole grains. All of a grain is written before anybody can see it, so a reader
+ *     never sees what the space held before.
  *  4. give the blocks their new entries, and mark them unrecorded.
  *
  * A crash before the next commit: the format still has the old place, which nobody has touched
@@ -136,20 +137,66 @@ static void send_zeroes(struct lc_io *io)
 	send(io, bio, io->pos);
 }
 
-static bool write_piece(struct lc_io *io)
+/* Puts the guest's part into the grain that has been read around it. */
+static void merge_guest(struct lc_io *io)
 {
-	unsigned int head = DIV_ROUND_UP(io->pos - io->whole, PAGE_SECTORS);
+	unsigned int at = (io->pos - io->whole) << SECTOR_SHIFT;
+	struct bio *parent = lc_io_bio(io);
+	struct bvec_iter iter = parent->bi_iter;
+	struct bio_vec bv;
 
+	bio_advance_iter(parent, &iter, (io->pos - iter.bi_sector) << SECTOR_SHIFT);
+	iter.bi_size = (io->piece_end - io->pos) << SECTOR_SHIFT;
+	for (; iter.bi_size; bio_advance_iter_single(parent, &iter, bv.bv_len)) {
+		bv = bio_iter_iovec(parent, iter);
+		bv.bv_len = min_t(unsigned int, bv.bv_len, PAGE_SIZE - offset_in_page(at));
+		memcpy_page(io->buf->page[at >> PAGE_SHIFT], offset_in_page(at), bv.bv_page,
+			    bv.bv_offset, bv.bv_len);
+		at += bv.bv_len;
+	}
+}
+
+static void merge_zeroes(struct lc_io *io)
+{
+	unsigned int at = (io->pos - io->whole) << SECTOR_SHIFT, n;
+	unsigned int end = (io->piece_end - io->whole) << SECTOR_SHIFT;
+
+	for (; at < end; at += n) {
+		n = min_t(unsigned int, end - at, PAGE_SIZE - offset_in_page(at));
+		memzero_page(io->buf->page[at >> PAGE_SHIFT], offset_in_page(at), n);
+	}
+}
+
+static bool guest_has_data(struct lc_io *io)
+{
+	return bio_op(lc_io_bio(io)) == REQ_OP_WRITE;
+}
+
+static bool write_merged(struct lc_io *io)
+{
 	if (io->status)
 		return piece_written(io);
+	if (guest_has_data(io))
+		merge_guest(io);
+	else
+		merge_zeroes(io);
 	io->step = piece_written;
 	atomic_set(&io->pending, 1);
-	send_pages(io, io->whole, io->pos, io->buf ? io->buf->page : NULL);
-	if (bio_op(lc_io_bio(io)) == REQ_OP_WRITE)
+	send_pages(io, io->whole, io->whole_end, io->buf->page);
+	return atomic_dec_and_test(&io->pending);
+}
+
+/* The guest's part as it is, and zeros around it. */
+static bool write_piece(struct lc_io *io)
+{
+	io->step = piece_written;
+	atomic_set(&io->pending, 1);
+	send_pages(io, io->whole, io->pos, NULL);
+	if (guest_has_data(io))
 		send_guest(io);
 	else
 		send_zeroes(io);
-	send_pages(io, io->piece_end, io->whole_end, io->buf ? io->buf->page + head : NULL);
+	send_pages(io, io->piece_end, io->whole_end, NULL);
 	return atomic_dec_and_test(&io->pending);
 }
 
@@ -163,15 +210,17 @@ static void around_read(struct lc_read *r)
 	lc_io_child_done(r->owner, r->status);
 }
 
-static void read_part(struct lc_io *io, struct lc_read *r, sector_t from, sector_t to,
-		      struct page **pages)
+static void read_part(struct lc_io *io, struct lc_read *r, sector_t from, sector_t to)
 {
+	unsigned int at = (from - io->whole) << SECTOR_SHIFT;
+
 	if (from == to)
 		return;
 	r->view = io->view;
 	r->sector = from;
 	r->nr_sectors = to - from;
-	r->pages = pages;
+	r->pages = io->buf->page + (at >> PAGE_SHIFT);
+	r->offset = offset_in_page(at);
 	r->bio = NULL;
 	r->owner = io;
 	r->done = around_read;
@@ -179,40 +228,30 @@ static void read_part(struct lc_io *io, struct lc_read *r, sector_t from, sector
 	lc_map_read(r);
 }
 
-static bool reads_zero(struct lc_view *view, sector_t from, sector_t to)
-{
-	struct lc_extent x;
-
-	if (from == to)
-		return true;
-	lc_map_extent(view, from, to - from, &x);
-	return x.type == LC_ZERO && x.len == to - from;
-}
-
 static void buf_ready(struct lc_buf_waiter *w)
 {
 	lc_io_queue(container_of(w, struct lc_io, buf_wait));
 }
 
+/* Two reads are dearer than one that reads so much in vain. */
+#define LC_READ_IN_VAIN 32
+
 static bool read_around(struct lc_io *io)
 {
-	unsigned int head = DIV_ROUND_UP(io->pos - io->whole, PAGE_SECTORS);
-	unsigned int tail = DIV_ROUND_UP(io->whole_end - io->piece_end, PAGE_SECTORS);
+	unsigned int pages = (io->whole_end - io->whole) >> PAGE_SECTORS_SHIFT;
 
-	io->step = write_piece;
-	if (reads_zero(io->view, io->whole, io->pos) &&
-	    reads_zero(io->view, io->piece_end, io->whole_end))
-		return true;
-
-	io->step = read_around;
 	io->buf_wait.wake = buf_ready;
-	io->buf = lc_buf_get(&io->view->bufs, head + tail, &io->buf_wait);
+	io->buf = lc_buf_get(&io->view->bufs, pages, &io->buf_wait);
 	if (!io->buf)
 		return false;
-	io->step = write_piece;
+	io->step = write_merged;
 	atomic_set(&io->pending, 1);
-	read_part(io, &io->read[0], io->whole, io->pos, io->buf->page);
-	read_part(io, &io->read[1], io->piece_end, io->whole_end, io->buf->page + head);
+	if (io->piece_end - io->pos <= LC_READ_IN_VAIN) {
+		read_part(io, &io->read[0], io->whole, io->whole_end);
+	} else {
+		read_part(io, &io->read[0], io->whole, io->pos);
+		read_part(io, &io->read[1], io->piece_end, io->whole_end);
+	}
 	return atomic_dec_and_test(&io->pending);
 }
 
@@ -267,6 +306,37 @@ static void extend_piece(struct lc_io *io, unsigned int grain_shift, u64 first)
 	}
 }
 
+static bool reads_zero(struct lc_view *view, sector_t from, sector_t to)
+{
+	struct lc_extent x;
+
+	if (from == to)
+		return true;
+	lc_map_extent(view, from, to - from, &x);
+	return x.type == LC_ZERO && x.len == to - from;
+}
+
+/*
+ * A part of a grain that is kept, unless it is zero, makes the grain a piece of its own; whole grains
+ * go together.
+ */
+static void cut_piece(struct lc_io *io)
+{
+	const sector_t grain = 1ULL << io->grain_shift;
+
+	for (;;) {
+		io->piece_end = min(io->whole_end, io->stop);
+		io->around = !reads_zero(io->view, io->whole, io->pos) ||
+			     !reads_zero(io->view, io->piece_end, io->whole_end);
+		if (!io->around || io->whole_end == io->whole + grain)
+			return;
+		if (io->pos > io->whole)
+			io->whole_end = io->whole + grain;
+		else
+			io->whole_end -= grain;
+	}
+}
+
 static bool pool_ready(struct lc_view *view, struct lc_waiter *w)
 {
 	struct lc_layer *a = view->active;
@@ -288,6 +358,7 @@ static bool take_space(struct lc_io *io, unsigned int grain_shift)
 		return lc_io_park(io, LC_WANT_POOL, 0, pool_ready);
 	io->to = sector;
 	io->whole_end = io->whole + n;
+	io->piece_end = min(io->whole_end, io->stop);
 	return true;
 }
 
@@ -311,6 +382,7 @@ static bool plan_whole(struct lc_io *io)
 	if (!grain_way(view, block, min(nr, view->nr_blocks - block), &io->way, &first))
 		return write_failed(io, "the blocks of one unit are in different places");
 	extend_piece(io, gs, first);
+	cut_piece(io);
 
 	if (active->kind == LC_LAYER_RAW) {
 		io->way = LC_WAY_RAW;
@@ -323,10 +395,9 @@ static bool plan_whole(struct lc_io *io)
 		else if (!take_space(io, gs))
 			return false;
 	}
-	io->piece_end = min(io->whole_end, io->stop);
 	lc_map_prepare(view, block, min_t(u64, (io->whole_end - io->whole) >> bs,
 					  view->nr_blocks - block));
-	io->step = read_around;
+	io->step = io->around ? read_around : write_piece;
 	return true;
 }
 
