@@ -556,10 +556,10 @@ int view_recover(struct view *v, struct node *n, struct err *e)
 	return journal_recover(n->file->filename, n->img, e);
 }
 
-static void mark_dead(struct view *v)
+static void mark_dead(struct view *v, bool dead)
 {
 	pthread_mutex_lock(&v->lock);
-	v->dead = true;
+	v->dead = dead;
 	pthread_mutex_unlock(&v->lock);
 }
 
@@ -578,6 +578,7 @@ static int quiesce(struct view *v, struct err *e)
 	return view_suspend(v, e);
 }
 
+/* What is granted from here on would be granted to nobody: the service stops first. */
 int view_stop(struct view *v, struct err *e)
 {
 	struct err leaks = ERR_INIT;
@@ -585,17 +586,16 @@ int view_stop(struct view *v, struct err *e)
 
 	if (r)
 		return r;
-	pthread_mutex_lock(&v->lock);
+	mark_dead(v, true);
 	if (v->active != VIEW_NONE && !v->failed)
 		r = view_reclaim(v, v->active, e);
-	pthread_mutex_unlock(&v->lock);
 	if (!r)
 		r = dm_remove(v->dm, e);
 	if (r) {
 		(void)view_resume(v, NULL);
+		mark_dead(v, false);
 		return r;
 	}
-	mark_dead(v);
 	if (v->active != VIEW_NONE && view_recover(v, v->top, &leaks))
 		log_warn("'%s': %s", v->dm, leaks.msg);
 	unlink_view(v);
@@ -604,6 +604,6 @@ int view_stop(struct view *v, struct err *e)
 
 void view_abandon(struct view *v)
 {
-	mark_dead(v);
+	mark_dead(v, true);
 	unlink_view(v);
 }

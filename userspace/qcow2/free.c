@@ -84,6 +84,13 @@ static int __cut_end(struct qcow2 *img, const struct ranges *list, struct err *e
 	return 0;
 }
 
+/* Space that was allocated ahead of its use does not stay with the file. */
+static void __discard(struct qcow2 *img, const struct ranges *list)
+{
+	for (size_t i = 0; i < list->n && img->io->discard; i++)
+		img->io->discard(img->io, list->v[i].off, list->v[i].len);
+}
+
 static int __set_free(struct qcow2 *img, const struct ranges *list, struct err *e)
 {
 	unsigned int bits = img->hdr.cluster_bits;
@@ -111,6 +118,7 @@ int __free_clusters(struct qcow2 *img, const struct qcow2_range *v, size_t n, un
 		r = __set_free(img, &list, e);
 	if (r < 0)
 		return r;
+	__discard(img, &list);
 	if (list.v[0].off >> img->hdr.cluster_bits < img->cursor)
 		img->cursor = list.v[0].off >> img->hdr.cluster_bits;
 	return flags & QCOW2_KEEP_SIZE ? 0 : __cut_end(img, &list, e);

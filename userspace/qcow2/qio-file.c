@@ -316,6 +316,13 @@ static int file_zero(struct qio *q, uint64_t off, uint64_t len, struct err *e)
 	return r;
 }
 
+static void file_discard(struct qio *q, uint64_t off, uint64_t len)
+{
+	if (!q->is_bdev)
+		(void)do_fallocate(to_file(q)->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off,
+				   len);
+}
+
 static int file_truncate(struct qio *q, uint64_t size, struct err *e)
 {
 	struct qio_file *f = to_file(q);
@@ -345,6 +352,7 @@ static void set_ops(struct qio *q)
 	q->size = file_size;
 	q->allocate = file_allocate;
 	q->zero = file_zero;
+	q->discard = file_discard;
 	q->truncate = file_truncate;
 	q->destroy = file_destroy;
 }

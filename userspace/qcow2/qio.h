@@ -41,6 +41,12 @@ struct qio {
 	/* Makes a range read as zeros; a growable image grows as needed. */
 	int (*zero)(struct qio *q, uint64_t off, uint64_t len, struct err *e);
 
+	/*
+	 * The range is not used any more: a file gives its space back. Best effort; what is
+	 * read there afterwards is undefined. NULL: not offered.
+	 */
+	void (*discard)(struct qio *q, uint64_t off, uint64_t len);
+
 	/* Sets the size; what is gained reads as zeros. -EINVAL on a block device. */
 	int (*truncate)(struct qio *q, uint64_t size, struct err *e);
 
