@@ -79,7 +79,6 @@ LOGIC_CPPFLAGS	:= -Itests/logic/shim -Iinclude -Iinclude/uapi -Ikernel -D_GNU_SO
 
 # KDIR picks the kernel by its build folder, KERNEL by a version (6.1, 6.12,
 # debug) that scripts/kernels knows how to get. Default: newest headers here.
-KERNEL_PINNED	:= $(KDIR)$(KERNEL)
 ifneq ($(KERNEL),)
 override KDIR	:= $(shell scripts/kernels kdir $(KERNEL))
 endif
