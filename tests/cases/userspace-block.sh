@@ -4,7 +4,9 @@
 # timeout: 200
 . "${0%/*}/../lib.sh"
 UNIT=$BUILD/asan/tests/unit
-[ -x "$UNIT/test-dm" ] && [ -x "$UNIT/test-loop" ] || skip_all "unit tests are not built: make unit-tests"
+if ! [ -x "$UNIT/test-dm" ] || ! [ -x "$UNIT/test-loop" ]; then
+	skip_all "unit tests are not built: make unit-tests"
+fi
 plan 2
 modprobe loop
 run_unit() {

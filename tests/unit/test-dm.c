@@ -164,7 +164,8 @@ static void names_are_checked(void **state)
 
 static void kernel_log_lines_are_understood(void **state)
 {
-	char ctr[] = "3,901,5140900,-;device-mapper: table: 253:12: livechain: Layer 3 is listed twice (-EINVAL)\n SUBSYSTEM=block";
+	char ctr[] =
+		"3,901,5140900,-;device-mapper: table: 253:12: livechain: Layer 3 is listed twice (-EINVAL)\n SUBSYSTEM=block";
 	char ioctl_line[] = "3,902,5140900,-;device-mapper: ioctl: error adding target to table";
 	char msg[] = "3,903,5140900,-;device-mapper: livechain: vm1: no such job 'b'";
 	char other[] = "6,904,5140900,-;EXT4-fs (dm-0): mounted";
@@ -354,7 +355,8 @@ static void a_short_opener_is_waited_for(void **state)
 	pthread_join(t, NULL);
 }
 
-/* dm-stats answers messages on any target: its auxiliary text is a long argument and a long answer. */
+/* dm-stats answers messages on any target: its auxiliary text is a long argument and a long answer.
+ */
 static void long_messages_and_long_answers(void **state)
 {
 	enum { LEN = 900 * 1024 };
@@ -433,7 +435,8 @@ static int suspended_upper;
 static void *suspend_upper(void *arg)
 {
 	(void)arg;
-	__atomic_store_n(&suspended_upper, dm_suspend(upper, false, NULL) ? -1 : 1, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&suspended_upper, dm_suspend(upper, false, NULL) ? -1 : 1,
+			 __ATOMIC_SEQ_CST);
 	return NULL;
 }
 

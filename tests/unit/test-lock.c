@@ -74,10 +74,12 @@ static void qemu_refuses_our_active_image(void **state)
 	char out[2048];
 
 	(void)state;
-	assert_int_equal(image_lock(fd, image, IMAGE_LOCK_ACTIVE_PERM, IMAGE_LOCK_UNSHARED, &l, &e), 0);
+	assert_int_equal(image_lock(fd, image, IMAGE_LOCK_ACTIVE_PERM, IMAGE_LOCK_UNSHARED, &l, &e),
+			 0);
 	assert_int_not_equal(sh(out, sizeof(out), "qemu-img info %s", image), 0);
 	assert_non_null(strstr(out, "Failed to get shared \"write\" lock"));
-	assert_int_not_equal(sh(out, sizeof(out), "qemu-io -f qcow2 -c 'write 0 64k' %s", image), 0);
+	assert_int_not_equal(sh(out, sizeof(out), "qemu-io -f qcow2 -c 'write 0 64k' %s", image),
+			     0);
 	assert_non_null(strstr(out, "Failed to get \"write\" lock"));
 	assert_int_equal(sh(out, sizeof(out), "qemu-img info -U %s", image), 0);
 	image_unlock(fd, &l);
@@ -92,9 +94,11 @@ static void qemu_reads_but_does_not_write_our_backing_image(void **state)
 	char out[2048];
 
 	(void)state;
-	assert_int_equal(image_lock(fd, image, IMAGE_LOCK_BACKING_PERM, IMAGE_LOCK_UNSHARED, &l, &e), 0);
+	assert_int_equal(
+		image_lock(fd, image, IMAGE_LOCK_BACKING_PERM, IMAGE_LOCK_UNSHARED, &l, &e), 0);
 	assert_int_equal(sh(out, sizeof(out), "qemu-img info %s", image), 0);
-	assert_int_not_equal(sh(out, sizeof(out), "qemu-io -f qcow2 -c 'write 0 64k' %s", image), 0);
+	assert_int_not_equal(sh(out, sizeof(out), "qemu-io -f qcow2 -c 'write 0 64k' %s", image),
+			     0);
 	assert_non_null(strstr(out, "Failed to get \"write\" lock"));
 }
 
@@ -139,16 +143,19 @@ static void we_refuse_what_qemu_writes(void **state)
 	(void)state;
 	assert_int_equal(image_lock(fd, image, IMAGE_LOCK_ACTIVE_PERM, IMAGE_LOCK_UNSHARED, &l, &e),
 			 -EAGAIN);
-	assert_non_null(strstr(e.msg, "Failed to get \"write\" lock. Is another process using the image ["));
+	assert_non_null(strstr(
+		e.msg, "Failed to get \"write\" lock. Is another process using the image ["));
 	assert_non_null(strstr(e.msg, image));
 	err_clear(&e);
-	assert_int_equal(image_lock(fd, image, IMAGE_LOCK_BACKING_PERM, IMAGE_LOCK_UNSHARED, &l, &e),
-			 -EAGAIN);
+	assert_int_equal(
+		image_lock(fd, image, IMAGE_LOCK_BACKING_PERM, IMAGE_LOCK_UNSHARED, &l, &e),
+		-EAGAIN);
 	assert_non_null(strstr(e.msg, "Failed to get shared \"write\" lock"));
 	assert_int_equal(l.perm | l.unshared, 0);
 	close(in);
 	assert_int_equal(waitpid(pid, &status, 0), pid);
-	assert_int_equal(image_lock(fd, image, IMAGE_LOCK_ACTIVE_PERM, IMAGE_LOCK_UNSHARED, &l, NULL), 0);
+	assert_int_equal(
+		image_lock(fd, image, IMAGE_LOCK_ACTIVE_PERM, IMAGE_LOCK_UNSHARED, &l, NULL), 0);
 }
 
 static void two_readers_share(void **state)
@@ -158,9 +165,10 @@ static void two_readers_share(void **state)
 	struct image_lock l, l2;
 
 	(void)state;
-	assert_int_equal(image_lock(fd, image, IMAGE_LOCK_BACKING_PERM, IMAGE_LOCK_UNSHARED, &l, NULL), 0);
-	assert_int_equal(image_lock(fd2, image, IMAGE_LOCK_BACKING_PERM, IMAGE_LOCK_UNSHARED, &l2, NULL),
-			 0);
+	assert_int_equal(
+		image_lock(fd, image, IMAGE_LOCK_BACKING_PERM, IMAGE_LOCK_UNSHARED, &l, NULL), 0);
+	assert_int_equal(
+		image_lock(fd2, image, IMAGE_LOCK_BACKING_PERM, IMAGE_LOCK_UNSHARED, &l2, NULL), 0);
 }
 
 static void a_failed_change_keeps_the_old_set(void **state)
@@ -172,8 +180,12 @@ static void a_failed_change_keeps_the_old_set(void **state)
 	struct image_lock writer = { IMAGE_LOCK_ACTIVE_PERM, IMAGE_LOCK_UNSHARED };
 
 	(void)state;
-	assert_int_equal(image_lock(fd, image, IMAGE_LOCK_BACKING_PERM, IMAGE_LOCK_UNSHARED, &reader, NULL), 0);
-	assert_int_equal(image_lock(fd2, image, IMAGE_LOCK_BACKING_PERM, IMAGE_LOCK_UNSHARED, &other, NULL), 0);
+	assert_int_equal(
+		image_lock(fd, image, IMAGE_LOCK_BACKING_PERM, IMAGE_LOCK_UNSHARED, &reader, NULL),
+		0);
+	assert_int_equal(
+		image_lock(fd2, image, IMAGE_LOCK_BACKING_PERM, IMAGE_LOCK_UNSHARED, &other, NULL),
+		0);
 	assert_int_equal(image_lock_change(fd, image, &reader, writer, NULL), -EAGAIN);
 	assert_int_equal(reader.perm, IMAGE_LOCK_BACKING_PERM);
 	/* Byte 101 is free again, 201 is still held. */
@@ -199,7 +211,8 @@ static void locks_go_with_the_last_duplicate(void **state)
 	struct image_lock l;
 
 	(void)state;
-	assert_int_equal(image_lock(fd, image, IMAGE_LOCK_ACTIVE_PERM, IMAGE_LOCK_UNSHARED, &l, NULL), 0);
+	assert_int_equal(
+		image_lock(fd, image, IMAGE_LOCK_ACTIVE_PERM, IMAGE_LOCK_UNSHARED, &l, NULL), 0);
 	close(fd);
 	assert_int_equal(image_lock_test(fd3, image, IMAGE_PERM_WRITE, 0, NULL), -EAGAIN);
 	close(copy);

@@ -45,7 +45,8 @@ static int make(int mib, const char *cmd)
 
 	assert_true(fd >= 0);
 	assert_int_equal(ftruncate(fd, (off_t)mib << 20), 0);
-	snprintf(line, sizeof(line), "PATH=$PATH:/sbin:/usr/sbin; %s %s >/dev/null 2>&1", cmd, file);
+	snprintf(line, sizeof(line), "PATH=$PATH:/sbin:/usr/sbin; %s %s >/dev/null 2>&1", cmd,
+		 file);
 	if (*cmd && WEXITSTATUS(system(line)) == 127)
 		skip();
 	return fd;
@@ -116,7 +117,7 @@ static void write_mbr(int fd, unsigned char type)
 	unsigned char *part = mbr + 446;
 
 	part[4] = type;
-	put_le(part + 8, 1, 4);		       /* first sector */
+	put_le(part + 8, 1, 4);		     /* first sector */
 	put_le(part + 12, (8 << 11) - 1, 4); /* sectors */
 	mbr[510] = 0x55;
 	mbr[511] = 0xaa;
@@ -146,9 +147,9 @@ static void gpt_partitions(void **state)
 	put_le(entries + 40, 127, 8);
 	put_le(h + 8, 0x10000, 4);
 	put_le(h + 12, 92, 4);
-	put_le(h + 24, 1, 8);			/* this header */
-	put_le(h + 32, (8 << 11) - 1, 8);	/* the other */
-	put_le(h + 40, 34, 8);			/* usable sectors */
+	put_le(h + 24, 1, 8);		  /* this header */
+	put_le(h + 32, (8 << 11) - 1, 8); /* the other */
+	put_le(h + 40, 34, 8);		  /* usable sectors */
 	put_le(h + 48, (8 << 11) - 34, 8);
 	memset(h + 56, 0x22, 16);
 	put_le(h + 72, 2, 8);
@@ -177,8 +178,8 @@ static void lvm_member(void **state)
 	unsigned char label[512] = "LABELONE";
 
 	(void)state;
-	label[8] = 1;	 /* sector */
-	label[20] = 32;	 /* offset of the PV header */
+	label[8] = 1;	/* sector */
+	label[20] = 32; /* offset of the PV header */
 	memcpy(label + 24, "LVM2 001", 8);
 	memcpy(label + 32, uuid, 32);
 	assert_int_equal(pwrite(fd, label, sizeof(label), 512), sizeof(label));
@@ -198,10 +199,14 @@ static void qcow2(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(nothing),	cmocka_unit_test(an_empty_file),
-		cmocka_unit_test(ext4_is_refused_by_name), cmocka_unit_test(gpt_partitions),
-		cmocka_unit_test(dos_partitions), cmocka_unit_test(swap),
-		cmocka_unit_test(lvm_member),	cmocka_unit_test(qcow2),
+		cmocka_unit_test(nothing),
+		cmocka_unit_test(an_empty_file),
+		cmocka_unit_test(ext4_is_refused_by_name),
+		cmocka_unit_test(gpt_partitions),
+		cmocka_unit_test(dos_partitions),
+		cmocka_unit_test(swap),
+		cmocka_unit_test(lvm_member),
+		cmocka_unit_test(qcow2),
 	};
 
 	return cmocka_run_group_tests(tests, setup, teardown);

@@ -28,10 +28,10 @@
 
 /* ---- the daemon ------------------------------------------------------------ */
 
-#define GREETING "{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 0}}, \"capabilities\": []}}\r\n"
-#define EMPTY "{\"return\": {}}"
-#define HANG_UP "hang up" /* instead of an answer: the connection breaks */
-#define SIGINT_FIRST "^C" /* before an answer: the user's Ctrl-C */
+#define GREETING     "{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 0}}, \"capabilities\": []}}\r\n"
+#define EMPTY	     "{\"return\": {}}"
+#define HANG_UP	     "hang up" /* instead of an answer: the connection breaks */
+#define SIGINT_FIRST "^C"      /* before an answer: the user's Ctrl-C */
 
 /* The answers to a command, one after the other; the last one again and again. */
 struct answers {
@@ -148,17 +148,27 @@ static void says(const char *command, const char *first, const char *then, const
 	*a = (struct answers){ command, { first, then, last }, 0 };
 }
 
-#define EXPORTS "{\"return\": [{\"id\": \"e1\", \"type\": \"dm\", \"node-name\": \"top\", \"name\": \"vm1\", " \
-		"\"shutting-down\": false, \"writable\": true}, {\"id\": \"n\", \"type\": \"nbd\", \"node-name\": \"x\", \"shutting-down\": false}]}"
-#define IMAGE(file, size, below) "{\"filename\": \"" file "\", \"format\": \"qcow2\", \"virtual-size\": " size \
-				 ", \"actual-size\": 1536" below "}"
-#define NODE(name, file, image) "{\"node-name\": \"" name "\", \"drv\": \"qcow2\", \"file\": \"" file "\", \"image\": " image "}"
+#define EXPORTS                                                                                        \
+	"{\"return\": [{\"id\": \"e1\", \"type\": \"dm\", \"node-name\": \"top\", \"name\": \"vm1\", " \
+	"\"shutting-down\": false, \"writable\": true}, {\"id\": \"n\", \"type\": \"nbd\", \"node-name\": \"x\", \"shutting-down\": false}]}"
+#define IMAGE(file, size, below)                                                      \
+	"{\"filename\": \"" file "\", \"format\": \"qcow2\", \"virtual-size\": " size \
+	", \"actual-size\": 1536" below "}"
+#define NODE(name, file, image)                                               \
+	"{\"node-name\": \"" name "\", \"drv\": \"qcow2\", \"file\": \"" file \
+	"\", \"image\": " image "}"
 #define BASE IMAGE("/i/a", "8388608", "")
-#define NODES "{\"return\": [" NODE("#block7", "/i/b", IMAGE("/i/b", "8388608", ", \"backing-image\": " BASE)) ", " \
-	      NODE("top", "/i/c", IMAGE("/i/c", "8388608", ", \"backing-image\": " \
-	      IMAGE("/i/b", "8388608", ", \"backing-image\": " BASE))) ", " NODE("root", "/i/a", BASE) "]}"
-#define JOB(status, offset, more) "{\"return\": [{\"device\": \"backup-vm1\", \"type\": \"backup\", \"status\": \"" status \
-				  "\", \"len\": 8388608, \"offset\": " offset ", \"speed\": 0, \"io-status\": \"ok\"" more "}]}"
+#define NODES                                                                                                       \
+	"{\"return\": [" NODE("#block7", "/i/b", IMAGE("/i/b", "8388608", ", \"backing-image\": " BASE)) ", " NODE( \
+		"top", "/i/c",                                                                                      \
+		IMAGE("/i/c", "8388608",                                                                            \
+		      ", \"backing-image\": " IMAGE(                                                                \
+			      "/i/b", "8388608",                                                                    \
+			      ", \"backing-image\": " BASE))) ", " NODE("root", "/i/a", BASE) "]}"
+#define JOB(status, offset, more)                                                                \
+	"{\"return\": [{\"device\": \"backup-vm1\", \"type\": \"backup\", \"status\": \"" status \
+	"\", \"len\": 8388608, \"offset\": " offset ", \"speed\": 0, \"io-status\": \"ok\"" more \
+	"}]}"
 
 static void has_disk(void)
 {
@@ -170,12 +180,12 @@ static void has_disk(void)
 
 static char out[8192]; /* what it wrote to stdout */
 
-static int run_tool(int (*cmd)(struct tool *, int, char **, struct err *), bool json,
-		    struct err *e, ...)
+static int run_tool(int (*cmd)(struct tool *, int, char **, struct err *), bool json, struct err *e,
+		    ...)
 {
 	static const struct tool_cmd info = { "test", NULL, "", "", NULL };
 	struct tool t = { .socket = d.path, .json = json, .cmd = &info };
-	char *argv[12] = { (char *)(uintptr_t)"test" };
+	char *argv[12] = { (char *)(uintptr_t) "test" };
 	int argc = 1, r, saved = dup(1), fd;
 	char path[] = "/tmp/livechain-tool-out-XXXXXX";
 	ssize_t n;
@@ -300,8 +310,10 @@ static void ids_are_made_of_names(void **state)
 {
 	_cleanup_free_ char *a = make_id("", "vm1-disk0", 31);
 	_cleanup_free_ char *b = make_id("", "0:1+x", 31);
-	_cleanup_free_ char *c = make_id("backup-", "a-name-that-is-much-longer-than-a-node-may-have", 31);
-	_cleanup_free_ char *other = make_id("backup-", "a-name-that-is-much-longer-than-a-node-may-be", 31);
+	_cleanup_free_ char *c =
+		make_id("backup-", "a-name-that-is-much-longer-than-a-node-may-have", 31);
+	_cleanup_free_ char *other =
+		make_id("backup-", "a-name-that-is-much-longer-than-a-node-may-be", 31);
 
 	(void)state;
 	assert_string_equal(a, "vm1-disk0");
@@ -348,7 +360,9 @@ static void errors_keep_their_class(void **state)
 	struct err e = ERR_INIT;
 
 	(void)state;
-	says("x", "{\"error\": {\"class\": \"DeviceNotActive\", \"desc\": \"Block job 'x' not found\"}}", NULL, NULL);
+	says("x",
+	     "{\"error\": {\"class\": \"DeviceNotActive\", \"desc\": \"Block job 'x' not found\"}}",
+	     NULL, NULL);
 	assert_int_equal(RUN(cmd_qmp, false, &e, "x"), -ESRCH);
 	assert_int_equal(e.cls, ERR_DEVICE_NOT_ACTIVE);
 	assert_string_equal(e.msg, "Block job 'x' not found");
@@ -360,7 +374,9 @@ static void qmp_sends_what_it_is_given(void **state)
 	struct err e = ERR_INIT;
 
 	(void)state;
-	says("y", "{\"timestamp\": {}, \"event\": \"E\"}\r\n{\"return\": {\"v\": 18446744073709551615}}", NULL, NULL);
+	says("y",
+	     "{\"timestamp\": {}, \"event\": \"E\"}\r\n{\"return\": {\"v\": 18446744073709551615}}",
+	     NULL, NULL);
 	assert_int_equal(RUN(cmd_qmp, false, &e, "y", "{'a': 1}"), 0);
 	assert_string_equal(out, "{\"v\": 18446744073709551615}\n");
 	sent("{\"execute\": \"y\", \"arguments\": {\"a\": 1}}");
@@ -385,9 +401,10 @@ static void attach_adds_node_and_export(void **state)
 	(void)state;
 	assert_int_equal(RUN(cmd_attach, false, &e, image_file()), 0);
 	assert_string_equal(out, "/dev/mapper/vm1\n");
-	snprintf(want, sizeof(want),
-		 "{\"execute\": \"blockdev-add\", \"arguments\": {\"driver\": \"qcow2\", \"node-name\": \"vm1\", \"read-only\": false, \"file\": {\"driver\": \"file\", \"filename\": \"%s\"}}}",
-		 image_file());
+	snprintf(
+		want, sizeof(want),
+		"{\"execute\": \"blockdev-add\", \"arguments\": {\"driver\": \"qcow2\", \"node-name\": \"vm1\", \"read-only\": false, \"file\": {\"driver\": \"file\", \"filename\": \"%s\"}}}",
+		image_file());
 	sent(want);
 	sent("{\"type\": \"dm\", \"id\": \"vm1\", \"node-name\": \"vm1\", \"name\": \"vm1\", \"writable\": true}");
 	unlink(image_file());
@@ -399,8 +416,10 @@ static void attach_takes_back_what_it_did(void **state)
 	struct err e = ERR_INIT;
 
 	(void)state;
-	says("block-export-add", "{\"error\": {\"class\": \"GenericError\", \"desc\": \"no module\"}}", NULL, NULL);
-	assert_int_equal(RUN(cmd_attach, false, &e, image_file(), "-r", "-n", "d:1", "-f", "raw"), -EREMOTEIO);
+	says("block-export-add",
+	     "{\"error\": {\"class\": \"GenericError\", \"desc\": \"no module\"}}", NULL, NULL);
+	assert_int_equal(RUN(cmd_attach, false, &e, image_file(), "-r", "-n", "d:1", "-f", "raw"),
+			 -EREMOTEIO);
 	assert_string_equal(e.msg, "no module");
 	sent("\"driver\": \"raw\"");
 	sent("\"read-only\": true");
@@ -417,8 +436,9 @@ static void list_shows_dm_exports(void **state)
 	(void)state;
 	has_disk();
 	assert_int_equal(RUN(cmd_list, true, &e), 0);
-	assert_string_equal(out,
-			    "[{\"name\": \"vm1\", \"device\": \"/dev/mapper/vm1\", \"export\": \"e1\", \"node-name\": \"top\", \"writable\": true, \"size\": 8388608, \"depth\": 3, \"image\": \"/i/c\"}]\n");
+	assert_string_equal(
+		out,
+		"[{\"name\": \"vm1\", \"device\": \"/dev/mapper/vm1\", \"export\": \"e1\", \"node-name\": \"top\", \"writable\": true, \"size\": 8388608, \"depth\": 3, \"image\": \"/i/c\"}]\n");
 	assert_int_equal(RUN(cmd_list, false, &e), 0);
 	assert_string_equal(out, "NAME  SIZE      MODE  IMAGES  ACTIVE IMAGE\n"
 				 "vm1   8.00 MiB  rw    3       /i/c\n");
@@ -446,7 +466,8 @@ static void detach_ends_export_then_nodes(void **state)
 
 	(void)state;
 	has_disk();
-	says("blockdev-del", "{\"error\": {\"class\": \"GenericError\", \"desc\": \"Failed to find node with node-name='top'\"}}",
+	says("blockdev-del",
+	     "{\"error\": {\"class\": \"GenericError\", \"desc\": \"Failed to find node with node-name='top'\"}}",
 	     EMPTY, NULL);
 	assert_int_equal(RUN(cmd_detach, false, &e, "vm1"), 0);
 	del = strstr(d.log, "{\"execute\": \"block-export-del\", \"arguments\": {\"id\": \"e1\"}}");
@@ -462,7 +483,8 @@ static void a_busy_disk_stays(void **state)
 
 	(void)state;
 	has_disk();
-	says("block-export-del", "{\"error\": {\"class\": \"GenericError\", \"desc\": \"in use\"}}", NULL, NULL);
+	says("block-export-del", "{\"error\": {\"class\": \"GenericError\", \"desc\": \"in use\"}}",
+	     NULL, NULL);
 	assert_int_equal(RUN(cmd_detach, false, &e, "vm1"), -EREMOTEIO);
 	not_sent("blockdev-del");
 	assert_int_equal(RUN(cmd_detach, false, &e, "vm2"), -ESRCH);
@@ -476,7 +498,8 @@ static void snapshot_names_disk_and_file(void **state)
 	has_disk();
 	assert_int_equal(RUN(cmd_snapshot, true, &e, "vm1", "/tmp/e.qcow2", "-n", "n5"), 0);
 	sent("{\"device\": \"vm1\", \"snapshot-file\": \"/tmp/e.qcow2\", \"format\": \"qcow2\", \"snapshot-node-name\": \"n5\"}");
-	assert_string_equal(out, "{\"name\": \"vm1\", \"image\": \"/tmp/e.qcow2\", \"node-name\": \"top\"}\n");
+	assert_string_equal(
+		out, "{\"name\": \"vm1\", \"image\": \"/tmp/e.qcow2\", \"node-name\": \"top\"}\n");
 }
 
 /* ---- backup ------------------------------------------------------------------------ */
@@ -505,7 +528,8 @@ static void backup_makes_its_target_and_cleans_up(void **state)
 	sent("{\"execute\": \"blockdev-del\", \"arguments\": {\"node-name\": \"target-backup-vm1\"}}");
 	not_sent("job-cancel");
 	assert_non_null(strstr(out, "\"status\": \"completed\""));
-	snprintf(cmd, sizeof(cmd), "qemu-img check -q %s && qemu-img info %s | grep -q '8 MiB (8388608'",
+	snprintf(cmd, sizeof(cmd),
+		 "qemu-img check -q %s && qemu-img info %s | grep -q '8 MiB (8388608'",
 		 target("b.qcow2"), target("b.qcow2"));
 	assert_int_equal(system(cmd), 0);
 	/* It is there now: not overwritten without being told. */
@@ -522,8 +546,10 @@ static void a_refused_backup_leaves_no_file(void **state)
 
 	(void)state;
 	has_disk();
-	says("blockdev-backup", "{\"error\": {\"class\": \"GenericError\", \"desc\": \"no\"}}", NULL, NULL);
-	assert_int_equal(RUN(cmd_backup, false, &e, "vm1", target("r.raw"), "-f", "raw"), -EREMOTEIO);
+	says("blockdev-backup", "{\"error\": {\"class\": \"GenericError\", \"desc\": \"no\"}}",
+	     NULL, NULL);
+	assert_int_equal(RUN(cmd_backup, false, &e, "vm1", target("r.raw"), "-f", "raw"),
+			 -EREMOTEIO);
 	sent("{\"execute\": \"blockdev-del\"");
 	assert_int_equal(access(target("r.raw"), F_OK), -1);
 	err_clear(&e);
@@ -539,7 +565,13 @@ static void an_existing_target_is_not_made_again(void **state)
 	has_disk();
 	says("query-block-jobs", JOB("concluded", "8388608", ""), NULL, NULL);
 	assert_int_equal(write_file_durably(target("x.raw"), "keep", 4, 0600, &e), 0);
-	assert_int_equal(RUN(cmd_backup, false, &e, "vm1", target("x.raw"), "-f", "raw", "--existing"), 0);
+	assert_int_equal(
+		RUN(cmd_backup, false, &e, "vm1", target("x.raw"), "-f", "raw", "--existing"), 0);
+	not_sent("x-force");
+	assert_int_equal(RUN(cmd_backup, false, &e, "vm1", target("x.raw"), "-f", "raw",
+			     "--existing", "--force"),
+			 0);
+	sent("\"x-force\": true");
 	assert_int_equal(stat(target("x.raw"), &st), 0);
 	assert_int_equal(st.st_size, 4);
 	unlink(target("x.raw"));
@@ -551,7 +583,8 @@ static void a_failed_job_is_a_failure(void **state)
 
 	(void)state;
 	has_disk();
-	says("query-block-jobs", JOB("concluded", "4096", ", \"error\": \"No space left on device\""), NULL, NULL);
+	says("query-block-jobs",
+	     JOB("concluded", "4096", ", \"error\": \"No space left on device\""), NULL, NULL);
 	assert_int_equal(RUN(cmd_backup, false, &e, "vm1", target("f.qcow2")), -EREMOTEIO);
 	assert_string_equal(e.msg, "job 'backup-vm1' failed: No space left on device");
 	sent("job-dismiss");
@@ -580,8 +613,8 @@ static void a_second_ctrl_c_leaves_the_job(void **state)
 
 	(void)state;
 	has_disk();
-	says("query-block-jobs", SIGINT_FIRST JOB("running", "0", ""), SIGINT_FIRST JOB("running", "0", ""),
-	     JOB("running", "0", ""));
+	says("query-block-jobs", SIGINT_FIRST JOB("running", "0", ""),
+	     SIGINT_FIRST JOB("running", "0", ""), JOB("running", "0", ""));
 	assert_int_equal(RUN(cmd_backup, true, &e, "vm1", target("l.qcow2")), -ECANCELED);
 	sent("job-cancel");
 	not_sent("job-dismiss");
@@ -608,7 +641,9 @@ static void no_wait_returns_at_once(void **state)
 
 	(void)state;
 	has_disk();
-	assert_int_equal(RUN(cmd_backup, true, &e, "vm1", target("w.qcow2"), "--no-wait", "--job-id", "j"), 0);
+	assert_int_equal(
+		RUN(cmd_backup, true, &e, "vm1", target("w.qcow2"), "--no-wait", "--job-id", "j"),
+		0);
 	assert_non_null(strstr(out, "\"job\": \"j\""));
 	not_sent("query-block-jobs");
 	unlink(target("w.qcow2"));

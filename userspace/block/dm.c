@@ -23,11 +23,11 @@
 #include "block/holders.h"
 #include "block/kmsg.h"
 
-#define UDEV_FLAGS                                                             \
+#define UDEV_FLAGS                                                                \
 	(DM_UDEV_DISABLE_SUBSYSTEM_RULES_FLAG | DM_UDEV_DISABLE_DISK_RULES_FLAG | \
 	 DM_UDEV_DISABLE_OTHER_RULES_FLAG)
-#define UDEV_WAIT_MS 30000 /* then a hung udev is no longer waited for */
-#define REMOVE_TRIES 15
+#define UDEV_WAIT_MS	30000 /* then a hung udev is no longer waited for */
+#define REMOVE_TRIES	15
 #define REMOVE_PAUSE_MS 200
 
 static pthread_mutex_t open_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -49,8 +49,7 @@ static pthread_mutex_t *lock(pthread_mutex_t *m)
 	return m;
 }
 
-#define _locked_(m) \
-	__attribute__((unused)) _cleanup_(unlockp) pthread_mutex_t *_held = lock(m)
+#define _locked_(m) __attribute__((unused)) _cleanup_(unlockp) pthread_mutex_t *_held = lock(m)
 
 static void pause_ms(unsigned ms)
 {
@@ -78,11 +77,13 @@ keep_log(int level, const char *file, int line, int code, const char *fmt, ...)
 static int control_error(int code, struct err *e)
 {
 	if (code == EPERM || code == EACCES)
-		return err_set(e, EPERM,
-			       "no permission for /dev/mapper/control: device-mapper needs root (CAP_SYS_ADMIN)");
-	return err_set(e, ENOENT,
-		       "the kernel's device-mapper does not answer (%s): load it with 'modprobe dm_mod'",
-		       last_log[0] ? last_log : strerror(code));
+		return err_set(
+			e, EPERM,
+			"no permission for /dev/mapper/control: device-mapper needs root (CAP_SYS_ADMIN)");
+	return err_set(
+		e, ENOENT,
+		"the kernel's device-mapper does not answer (%s): load it with 'modprobe dm_mod'",
+		last_log[0] ? last_log : strerror(code));
 }
 
 int dm_open_control(struct err *e)
@@ -174,8 +175,8 @@ static struct dm_task *new_task(int type, const char *name, int *ret, struct err
 }
 
 /*
- * Runs the task. @doing is a phrase for the sentence: "cannot <doing> 'name': reason". @mark: where the
- * kernel log ended before, or -1.
+ * Runs the task. @doing is a phrase for the sentence: "cannot <doing> 'name': reason". @mark: where
+ * the kernel log ended before, or -1.
  */
 static int run(struct dm_task *t, const char *doing, const char *name, int mark, struct err *e)
 {
@@ -256,9 +257,10 @@ static int make_device(const char *name, const char *full_uuid, bool read_only, 
 		return 0;
 	r = dm_task_get_errno(t) ? dm_task_get_errno(t) : errno;
 	if (r == EBUSY)
-		return err_set(e, EEXIST,
-			       "cannot create '%s': the name or its UUID '%s' is taken (see dmsetup info -c)",
-			       name, full_uuid);
+		return err_set(
+			e, EEXIST,
+			"cannot create '%s': the name or its UUID '%s' is taken (see dmsetup info -c)",
+			name, full_uuid);
 	return err_set(e, r, "cannot create '%s': %s", name, strerror(r ? r : EIO));
 }
 
@@ -377,9 +379,10 @@ static int busy(const char *name, struct err *e)
 	if (dm_get_info(name, &info, NULL) || !info.exists)
 		return err_set(e, EBUSY, "cannot remove '%s': device or resource busy", name);
 	holders_describe(info.devno, who, sizeof(who));
-	return err_set(e, EBUSY,
-		       "cannot remove '%s': it is in use (open count %d)%s%s: close or unmount it first",
-		       name, info.open_count, who[0] ? ": " : "", who);
+	return err_set(
+		e, EBUSY,
+		"cannot remove '%s': it is in use (open count %d)%s%s: close or unmount it first",
+		name, info.open_count, who[0] ? ": " : "", who);
 }
 
 int dm_remove(const char *name, struct err *e)
@@ -410,10 +413,12 @@ int dm_rename(const char *name, const char *new_name, struct err *e)
 	if (!t)
 		return r;
 	if (!dm_task_set_newname(t, new_name))
-		return err_set(e, EINVAL, "cannot rename '%s' to '%s': %s", name, new_name, last_log);
+		return err_set(e, EINVAL, "cannot rename '%s' to '%s': %s", name, new_name,
+			       last_log);
 	r = run_with_nodes(t, "rename", name, &why);
 	if (r == -EBUSY)
-		return err_set(e, EEXIST, "cannot rename '%s': the name '%s' is taken", name, new_name);
+		return err_set(e, EEXIST, "cannot rename '%s': the name '%s' is taken", name,
+			       new_name);
 	return r ? err_set(e, why.code, "%s", why.msg) : 0;
 }
 
@@ -456,7 +461,8 @@ static int get_line(int type, const char *name, struct dm_table *ret, struct err
 		return r;
 	if (!dm_task_no_flush(t))
 		return err_set(e, ENOMEM, "no memory to ask '%s'", name);
-	r = run(t, type == DM_DEVICE_TABLE ? "read the table of" : "read the status of", name, -1, e);
+	r = run(t, type == DM_DEVICE_TABLE ? "read the table of" : "read the status of", name, -1,
+		e);
 	if (r)
 		return r;
 	dm_get_next_target(t, NULL, &start, &length, &target, &params);
@@ -517,7 +523,7 @@ struct name_tail {
 	uint32_t flags;
 	char uuid[];
 };
-#define TAIL_HAS_UUID 1
+#define TAIL_HAS_UUID	 1
 #define TAIL_HAS_NO_UUID 2
 
 /* False if the device has gone meanwhile. */
@@ -542,8 +548,8 @@ static bool fill_entry(const struct dm_names *n, struct dm_dev_entry *ret)
 }
 
 /* Adds @n to the list if its UUID fits. */
-static int add_entry(const struct dm_names *n, const char *uuid_prefix,
-		     struct dm_dev_entry **list, size_t *nr, struct err *e)
+static int add_entry(const struct dm_names *n, const char *uuid_prefix, struct dm_dev_entry **list,
+		     size_t *nr, struct err *e)
 {
 	struct dm_dev_entry one, *more;
 

@@ -24,10 +24,10 @@
 #include "../lib/cleanup.h"
 #include "../lib/err.h"
 
-#define DM_DEV_NAME_MAX 127	    /* bytes in a device's name */
-#define DM_DEV_UUID_MAX 128	    /* bytes in a UUID, prefix included */
+#define DM_DEV_NAME_MAX	   127 /* bytes in a device's name */
+#define DM_DEV_UUID_MAX	   128 /* bytes in a UUID, prefix included */
 #define DM_DEV_UUID_PREFIX "LIVECHAIN-"
-#define DM_DEV_DIR "/dev/mapper"
+#define DM_DEV_DIR	   "/dev/mapper"
 
 /* One target that covers a whole device. */
 struct dm_table {

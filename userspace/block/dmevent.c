@@ -70,7 +70,8 @@ int dmevent_rearm(struct dmevent *d, struct err *e)
 	};
 
 	if (ioctl(d->fd, DM_DEV_ARM_POLL, &arg) < 0)
-		return err_set(e, errno, "cannot wait for device-mapper events: %s", strerror(errno));
+		return err_set(e, errno, "cannot wait for device-mapper events: %s",
+			       strerror(errno));
 	return 0;
 }
 

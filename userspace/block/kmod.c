@@ -11,7 +11,7 @@
 #include "block/kmod.h"
 #include "uapi/linux/dm-livechain.h"
 
-#define MODULE "dm-livechain"
+#define MODULE	   "dm-livechain"
 #define HOW_TO_GET "build it with 'make module' and load it with insmod, or install it with DKMS"
 
 static void free_ctxp(struct kmod_ctx **ctx)
@@ -67,21 +67,26 @@ static int load_error(int code, const char *what, struct err *e)
 	switch (code) {
 	case EPERM:
 	case EACCES:
-		return err_set(e, EPERM, "no permission to load the kernel module %s: root (CAP_SYS_MODULE) can",
-			       what);
+		return err_set(
+			e, EPERM,
+			"no permission to load the kernel module %s: root (CAP_SYS_MODULE) can",
+			what);
 	case ENOEXEC:
-		return err_set(e, ENOEXEC,
-			       "the kernel module %s was built for another kernel than the running %s: build it again for this one",
-			       what, release());
+		return err_set(
+			e, ENOEXEC,
+			"the kernel module %s was built for another kernel than the running %s: build it again for this one",
+			what, release());
 	case EKEYREJECTED:
 	case ENOKEY:
-		return err_set(e, EKEYREJECTED,
-			       "the kernel refuses the module %s: it is not signed with a key that it trusts (Secure Boot: enrol the key with mokutil)",
-			       what);
+		return err_set(
+			e, EKEYREJECTED,
+			"the kernel refuses the module %s: it is not signed with a key that it trusts (Secure Boot: enrol the key with mokutil)",
+			what);
 	case ENOENT:
-		return err_set(e, ENOENT,
-			       "the kernel module %s does not load: a symbol or a module that it needs is missing (see dmesg)",
-			       what);
+		return err_set(
+			e, ENOENT,
+			"the kernel module %s does not load: a symbol or a module that it needs is missing (see dmesg)",
+			what);
 	default:
 		return err_set(e, code, "cannot load the kernel module %s: %s (see dmesg)", what,
 			       strerror(code));
@@ -121,9 +126,10 @@ int kmod_load(const char *name, struct err *e)
 		return -ENOMEM;
 	r = kmod_module_new_from_lookup(ctx, name, &list);
 	if (r < 0 || !list)
-		return err_set(e, ENOENT, "the kernel module %s is not installed (looked in %s)", name,
-			       kmod_get_dirname(ctx));
-	kmod_list_foreach(i, list) {
+		return err_set(e, ENOENT, "the kernel module %s is not installed (looked in %s)",
+			       name, kmod_get_dirname(ctx));
+	kmod_list_foreach(i, list)
+	{
 		_cleanup_(free_modulep) struct kmod_module *mod = kmod_module_get_module(i);
 
 		if (is_there(mod))
@@ -163,10 +169,11 @@ static int check_version(const unsigned v[3], struct err *e)
 {
 	if (v[0] == LIVECHAIN_VERSION_MAJOR && (int)v[1] >= LIVECHAIN_VERSION_MINOR)
 		return 0;
-	return err_set(e, EPROTO,
-		       "the loaded kernel module %s has version %u.%u.%u, but %d.%d or a newer %d.x is needed: detach all devices, 'rmmod dm_livechain', then load the module that belongs to this program",
-		       MODULE, v[0], v[1], v[2], LIVECHAIN_VERSION_MAJOR, LIVECHAIN_VERSION_MINOR,
-		       LIVECHAIN_VERSION_MAJOR);
+	return err_set(
+		e, EPROTO,
+		"the loaded kernel module %s has version %u.%u.%u, but %d.%d or a newer %d.x is needed: detach all devices, 'rmmod dm_livechain', then load the module that belongs to this program",
+		MODULE, v[0], v[1], v[2], LIVECHAIN_VERSION_MAJOR, LIVECHAIN_VERSION_MINOR,
+		LIVECHAIN_VERSION_MAJOR);
 }
 
 /* Not an error by itself: dm_open_control() says it in the end. */
@@ -215,6 +222,8 @@ int kmod_ensure_loop(struct err *e)
 	if (r)
 		return r;
 	if (access("/dev/loop-control", F_OK))
-		return err_set(e, ENOENT, "the module loop is loaded but /dev/loop-control is missing: is udev or devtmpfs there?");
+		return err_set(
+			e, ENOENT,
+			"the module loop is loaded but /dev/loop-control is missing: is udev or devtmpfs there?");
 	return 0;
 }

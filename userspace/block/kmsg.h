@@ -8,8 +8,8 @@
 #include <stddef.h>
 
 /*
- * Remembers where the kernel log ends now: a descriptor for kmsg_reason(), or -1 when the log can't be
- * read (then there are no reasons). The caller closes it.
+ * Remembers where the kernel log ends now: a descriptor for kmsg_reason(), or -1 when the log can't
+ * be read (then there are no reasons). The caller closes it.
  */
 int kmsg_mark(void);
 
@@ -20,7 +20,8 @@ int kmsg_mark(void);
  */
 const char *kmsg_reason(int mark, const char *hint, char *buf, size_t len);
 
-/* The sentence in one line of the log's text, or NULL if it is none. For kmsg_reason() and its test. */
+/* The sentence in one line of the log's text, or NULL if it is none. For kmsg_reason() and its
+ * test. */
 const char *kmsg_parse(char *record, const char *hint, int *ret_weight);
 
 #endif

@@ -15,9 +15,9 @@
 #include "block/loop.h"
 #include "lib/cleanup.h"
 
-#define LOOP_MAJOR 7
+#define LOOP_MAJOR   7
 #define ATTACH_TRIES 64
-#define LOOP_TAG "livechain" /* lo_file_name of ours: shown by losetup, seen by udev rules */
+#define LOOP_TAG     "livechain" /* lo_file_name of ours: shown by losetup, seen by udev rules */
 
 static void closedirp(DIR **d)
 {
@@ -57,12 +57,14 @@ static int no_direct_io(int fd, const struct loop_options *opt, unsigned block, 
 	struct stat st;
 
 	if (!fstat(fd, &st) && !fstatfs(fd, &fs) && fs.f_type == 0x01021994 /* TMPFS_MAGIC */)
-		return err_set(e, EOPNOTSUPP,
-			       "'%s' is on a tmpfs, which has no direct I/O: move it to a disk file system",
-			       opt->path);
-	return err_set(e, EOPNOTSUPP,
-		       "no direct I/O on '%s' with %u-byte blocks: its file system has none, or its disk has larger sectors; move the image to a file system that supports O_DIRECT (ext4, xfs, btrfs, nfs)",
-		       opt->path, block);
+		return err_set(
+			e, EOPNOTSUPP,
+			"'%s' is on a tmpfs, which has no direct I/O: move it to a disk file system",
+			opt->path);
+	return err_set(
+		e, EOPNOTSUPP,
+		"no direct I/O on '%s' with %u-byte blocks: its file system has none, or its disk has larger sectors; move the image to a file system that supports O_DIRECT (ext4, xfs, btrfs, nfs)",
+		opt->path, block);
 }
 
 /* After set-up: is the device what was asked for? */
@@ -73,15 +75,16 @@ static int verify(int fd, const struct loop_options *opt, unsigned block, struct
 	struct stat st;
 
 	if (ioctl(dev->fd, LOOP_GET_STATUS64, &info) < 0 || fstat(fd, &st) < 0)
-		return err_set(e, errno, "cannot read back the set-up of %s for '%s': %s", dev->path,
-			       opt->path, strerror(errno));
+		return err_set(e, errno, "cannot read back the set-up of %s for '%s': %s",
+			       dev->path, opt->path, strerror(errno));
 	describe(dev, &info);
 	if (S_ISREG(st.st_mode) && info.lo_inode != st.st_ino)
 		return err_set(e, EIO, "%s shows another file than '%s'", dev->path, opt->path);
 	if (!dev->direct_io && !opt->allow_buffered)
 		return no_direct_io(fd, opt, block, e);
 	if (dev->read_only && !opt->read_only)
-		return err_set(e, EROFS, "%s over '%s' is read-only: was the file opened for writing?",
+		return err_set(e, EROFS,
+			       "%s over '%s' is read-only: was the file opened for writing?",
 			       dev->path, opt->path);
 	return 0;
 }
@@ -114,8 +117,10 @@ static int control_error(const char *doing, struct err *e)
 	int code = errno;
 
 	if (code == ENOENT)
-		return err_set(e, ENOENT, "cannot %s: the kernel has no loop devices: load them with 'modprobe loop'",
-			       doing);
+		return err_set(
+			e, ENOENT,
+			"cannot %s: the kernel has no loop devices: load them with 'modprobe loop'",
+			doing);
 	return err_set(e, code, "cannot %s: %s", doing, strerror(code));
 }
 

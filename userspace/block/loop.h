@@ -33,13 +33,13 @@ struct loop_options {
 	uint64_t offset;  /* bytes into the file */
 	uint64_t size;	  /* bytes; 0: to the end of the file */
 	bool read_only;
-	unsigned block_size;  /* logical block; 0: 512 */
-	bool allow_buffered;  /* go on where the file system has no direct I/O */
+	unsigned block_size; /* logical block; 0: 512 */
+	bool allow_buffered; /* go on where the file system has no direct I/O */
 };
 
 struct loop_dev {
-	int number;	/* N of /dev/loopN */
-	char path[32];	/* "/dev/loopN" */
+	int number;    /* N of /dev/loopN */
+	char path[32]; /* "/dev/loopN" */
 	dev_t devno;
 	int fd;		/* open descriptor that keeps it alive; the caller's. -1: none */
 	bool direct_io; /* false only with allow_buffered */
@@ -47,7 +47,10 @@ struct loop_dev {
 	uint64_t offset;
 };
 
-#define LOOP_DEV_INIT { .number = -1, .fd = -1 }
+#define LOOP_DEV_INIT                  \
+	{                              \
+		.number = -1, .fd = -1 \
+	}
 
 /*
  * Puts the file behind a free loop device. @fd must be open for writing

@@ -160,7 +160,8 @@ int probe_refuse_used(int fd, const char *path, struct err *e)
 		return r;
 	if (res.kind == PROBE_NOTHING)
 		return 0;
-	return err_set(e, EEXIST,
-		       "'%s' has %s on it: refusing to overwrite it; wipe it first (wipefs -a '%s') or ask for it with force",
-		       path, probe_describe(&res, what, sizeof(what)), path);
+	return err_set(
+		e, EEXIST,
+		"'%s' has %s on it: refusing to overwrite it; wipe it first (wipefs -a '%s') or ask for it with force",
+		path, probe_describe(&res, what, sizeof(what)), path);
 }

@@ -14,12 +14,12 @@
 enum probe_kind {
 	PROBE_NOTHING = 0,
 	PROBE_FILESYSTEM,
-	PROBE_RAID,	 /* RAID, LVM physical volume, bcache, ... member */
-	PROBE_CRYPTO,	 /* LUKS, BitLocker, ... */
+	PROBE_RAID,   /* RAID, LVM physical volume, bcache, ... member */
+	PROBE_CRYPTO, /* LUKS, BitLocker, ... */
 	PROBE_PARTITIONS,
-	PROBE_IMAGE,	 /* a disk image: qcow2 */
-	PROBE_OTHER,	 /* swap area, something unnamed */
-	PROBE_SEVERAL,	 /* more than one at once */
+	PROBE_IMAGE,   /* a disk image: qcow2 */
+	PROBE_OTHER,   /* swap area, something unnamed */
+	PROBE_SEVERAL, /* more than one at once */
 };
 
 struct probe_result {

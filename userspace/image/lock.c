@@ -11,7 +11,7 @@
 
 #include "image/lock.h"
 
-#define PERM_BASE 100
+#define PERM_BASE   100
 #define SHARED_BASE 200
 
 static const char *const perm_names[] = { "consistent read", "write", "write unchanged", "resize" };
@@ -42,9 +42,10 @@ static int set_byte(int fd, const char *path, short type, int byte, struct err *
 			       "Failed to lock byte %d. Is another process using the image [%s]?",
 			       byte, path);
 	if (errno == EINVAL || errno == ENOLCK || errno == EOPNOTSUPP)
-		return err_set(e, EOPNOTSUPP,
-			       "the file system of '%s' has no file locks (%s): move the image, or mount it with locking",
-			       path, strerror(errno));
+		return err_set(
+			e, EOPNOTSUPP,
+			"the file system of '%s' has no file locks (%s): move the image, or mount it with locking",
+			path, strerror(errno));
 	return err_set(e, errno, "Failed to lock byte %d of '%s': %s", byte, path, strerror(errno));
 }
 
@@ -84,9 +85,10 @@ static int test_bytes(int fd, const char *path, int base, unsigned which, const 
 			return err_set(e, errno, "cannot test the locks of '%s': %s", path,
 				       strerror(errno));
 		if (fl.l_type != F_UNLCK)
-			return err_set(e, EAGAIN,
-				       "Failed to get %s\"%s\" lock. Is another process using the image [%s]?",
-				       shared, perm_names[i], path);
+			return err_set(
+				e, EAGAIN,
+				"Failed to get %s\"%s\" lock. Is another process using the image [%s]?",
+				shared, perm_names[i], path);
 	}
 	return 0;
 }

@@ -5,8 +5,8 @@
  *
  * They are open-file-description locks: they belong to the description that
  * @fd refers to, are shared by its duplicates (and by a loop device set up from it), and
- * end with the last of these. For each permission one byte says "I use it" and one "others must not".
- * Take them before reading the image's header and keep the same descriptor.
+ * end with the last of these. For each permission one byte says "I use it" and one "others must
+ * not". Take them before reading the image's header and keep the same descriptor.
  */
 #ifndef LIVECHAIN_IMAGE_LOCK_H
 #define LIVECHAIN_IMAGE_LOCK_H
@@ -22,9 +22,9 @@ enum image_perm {
 };
 
 /* The sets that QEMU itself takes (seen on running ones). */
-#define IMAGE_LOCK_ACTIVE_PERM (IMAGE_PERM_READ | IMAGE_PERM_WRITE | IMAGE_PERM_RESIZE)
+#define IMAGE_LOCK_ACTIVE_PERM	(IMAGE_PERM_READ | IMAGE_PERM_WRITE | IMAGE_PERM_RESIZE)
 #define IMAGE_LOCK_BACKING_PERM IMAGE_PERM_READ
-#define IMAGE_LOCK_UNSHARED (IMAGE_PERM_WRITE | IMAGE_PERM_RESIZE)
+#define IMAGE_LOCK_UNSHARED	(IMAGE_PERM_WRITE | IMAGE_PERM_RESIZE)
 
 /* What a descriptor holds. Starts as { 0, 0 }. */
 struct image_lock {

@@ -117,10 +117,9 @@ static int error_of(struct json *answer, struct err *e)
 			break;
 	if (i > ERR_KVM_MISSING_CAP)
 		i = ERR_GENERIC;
-	return err_set_class(e, i,
-			     i == ERR_DEVICE_NOT_FOUND || i == ERR_DEVICE_NOT_ACTIVE ? ESRCH :
-										       EREMOTEIO,
-			     "%s", desc ? desc : "(the daemon gave no reason)");
+	return err_set_class(
+		e, i, i == ERR_DEVICE_NOT_FOUND || i == ERR_DEVICE_NOT_ACTIVE ? ESRCH : EREMOTEIO,
+		"%s", desc ? desc : "(the daemon gave no reason)");
 }
 
 int qmp_client_raw(struct qmp_client *c, const char *text, struct json **ret, struct err *e)
@@ -130,8 +129,8 @@ int qmp_client_raw(struct qmp_client *c, const char *text, struct json **ret, st
 	return r ? r : receive_answer(c, ret, e);
 }
 
-int qmp_client_run(struct qmp_client *c, const char *command, struct json *args,
-		   struct json **ret, struct err *e)
+int qmp_client_run(struct qmp_client *c, const char *command, struct json *args, struct json **ret,
+		   struct err *e)
 {
 	_cleanup_json_ struct json *request = NULL;
 	_cleanup_json_ struct json *answer = NULL;
@@ -148,8 +147,8 @@ int qmp_client_run(struct qmp_client *c, const char *command, struct json *args,
 		return r;
 	value = json_get(answer, "return");
 	if (!value)
-		return err_set(e, EPROTO, "the daemon's answer to '%s' has neither return nor error",
-			       command);
+		return err_set(e, EPROTO,
+			       "the daemon's answer to '%s' has neither return nor error", command);
 	if (ret)
 		*ret = json_ref(value);
 	return 0;
@@ -187,9 +186,10 @@ static int greet(struct qmp_client *c, struct err *e)
 	int r = receive(c, 10000, false, &greeting, e);
 
 	if (r == 0)
-		return err_set(e, ENOTCONN,
-			       "'%s' does not greet within 10 s: is another client holding the daemon's socket?",
-			       c->path);
+		return err_set(
+			e, ENOTCONN,
+			"'%s' does not greet within 10 s: is another client holding the daemon's socket?",
+			c->path);
 	if (r < 0)
 		return r;
 	version = json_get(json_get(greeting, "QMP"), "version");
@@ -207,13 +207,13 @@ static int open_socket(const char *path, struct err *e)
 	if (fd < 0)
 		return err_set(e, errno, "cannot make a socket: %s", strerror(errno));
 	if (strlen(path) >= sizeof(addr.sun_path))
-		return err_set(e, ENAMETOOLONG, "the socket's path '%s' has more than %zu bytes", path,
-			       sizeof(addr.sun_path) - 1);
+		return err_set(e, ENAMETOOLONG, "the socket's path '%s' has more than %zu bytes",
+			       path, sizeof(addr.sun_path) - 1);
 	strcpy(addr.sun_path, path);
 	if (connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0) {
-		const char *hint = errno == EACCES || errno == EPERM ?
-					   "only root and the socket's group may connect" :
-					   "is livechaind running? (-s names another socket)";
+		const char *hint = errno == EACCES || errno == EPERM
+					   ? "only root and the socket's group may connect"
+					   : "is livechaind running? (-s names another socket)";
 
 		return err_set(e, ENOTCONN, "cannot reach livechaind at '%s': %s: %s", path,
 			       strerror(errno), hint);

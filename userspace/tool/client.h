@@ -20,8 +20,8 @@ void qmp_client_close(struct qmp_client *c);
 DEFINE_CLEANUP(struct qmp_client, qmp_client_close)
 
 /* Runs a command; takes @args over (NULL: none). *@ret (if not NULL) is owned by the caller. */
-int qmp_client_run(struct qmp_client *c, const char *command, struct json *args,
-		   struct json **ret, struct err *e);
+int qmp_client_run(struct qmp_client *c, const char *command, struct json *args, struct json **ret,
+		   struct err *e);
 
 /* Sends @text as it is; the answer (return or error, whole) goes to *@ret. */
 int qmp_client_raw(struct qmp_client *c, const char *text, struct json **ret, struct err *e);

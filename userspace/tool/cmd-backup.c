@@ -17,7 +17,7 @@ struct backup {
 	const char *format;
 	const char *job_id;
 	uint64_t speed;
-	bool existing, create, no_wait;
+	bool existing, create, no_wait, force;
 	bool is_device;
 	bool created; /* the target file is of our making */
 	char *job, *node;
@@ -41,14 +41,18 @@ static int look_at_target(struct backup *b, struct err *e)
 		return err_set(e, errno, "cannot use '%s': %s", b->shown, strerror(errno));
 	b->is_device = there && S_ISBLK(st.st_mode);
 	if (!there && b->existing)
-		return err_set(e, ENOENT, "the target '%s' does not exist: leave out --existing to create it",
+		return err_set(e, ENOENT,
+			       "the target '%s' does not exist: leave out --existing to create it",
 			       b->shown);
 	if (there && b->create)
-		return err_set(e, EEXIST, "the target '%s' exists already: give another name, or --existing to overwrite it",
-			       b->shown);
+		return err_set(
+			e, EEXIST,
+			"the target '%s' exists already: give another name, or --existing to overwrite it",
+			b->shown);
 	if (there && !b->existing)
-		return err_set(e, EEXIST, "the target '%s' exists: say --existing to overwrite it%s",
-			       b->shown, b->is_device ? "" : ", or give another name");
+		return err_set(e, EEXIST,
+			       "the target '%s' exists: say --existing to overwrite it%s", b->shown,
+			       b->is_device ? "" : ", or give another name");
 	return 0;
 }
 
@@ -60,7 +64,8 @@ static int fill_target(const struct backup *b, int fd, uint64_t size, struct err
 
 	if (streq(b->format, "raw")) {
 		if (ftruncate(fd, (off_t)size) < 0 || fsync(fd) < 0)
-			return err_set(e, errno, "cannot create '%s': %s", b->shown, strerror(errno));
+			return err_set(e, errno, "cannot create '%s': %s", b->shown,
+				       strerror(errno));
 		return 0;
 	}
 	r = qio_file_new(fd, b->target, &io, e);
@@ -74,7 +79,8 @@ static int create_target(struct backup *b, struct err *e)
 	int r;
 
 	if (!size)
-		return err_set(e, EPROTO, "the daemon does not say how large '%s' is", b->disk.name);
+		return err_set(e, EPROTO, "the daemon does not say how large '%s' is",
+			       b->disk.name);
 	fd = open(b->target, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	if (fd < 0)
 		return err_set(e, errno, "cannot create '%s': %s", b->shown, strerror(errno));
@@ -89,13 +95,15 @@ static int create_target(struct backup *b, struct err *e)
 static void undo(struct tool *t, const struct backup *b, bool node)
 {
 	if (node)
-		(void)tool_qmp(t, "blockdev-del", json_pack("{s:s}", "node-name", b->node), NULL, NULL);
+		(void)tool_qmp(t, "blockdev-del", json_pack("{s:s}", "node-name", b->node), NULL,
+			       NULL);
 	if (b->created)
 		(void)unlink(b->target);
 }
 
 static int start(struct tool *t, struct backup *b, struct err *e)
 {
+	struct json *args;
 	int r;
 
 	if (!b->existing) {
@@ -104,20 +112,21 @@ static int start(struct tool *t, struct backup *b, struct err *e)
 			return r;
 	}
 	r = tool_qmp(t, "blockdev-add",
-		     json_pack("{s:s, s:s, s:{s:s, s:s}}", "driver", b->format, "node-name", b->node,
-			       "file", "driver", b->is_device ? "host_device" : "file", "filename",
-			       b->target),
+		     json_pack("{s:s, s:s, s:{s:s, s:s}}", "driver", b->format, "node-name",
+			       b->node, "file", "driver", b->is_device ? "host_device" : "file",
+			       "filename", b->target),
 		     NULL, e);
 	if (r) {
 		if (r != -ENOTCONN)
 			undo(t, b, false);
 		return r;
 	}
-	r = tool_qmp(t, "blockdev-backup",
-		     json_pack("{s:s, s:s, s:s, s:s, s:U, s:b}", "device", b->disk.name, "target",
-			       b->node, "sync", "full", "job-id", b->job, "speed", b->speed,
-			       "auto-dismiss", 0),
-		     NULL, e);
+	args = json_pack("{s:s, s:s, s:s, s:s, s:U, s:b}", "device", b->disk.name, "target",
+			 b->node, "sync", "full", "job-id", b->job, "speed", b->speed,
+			 "auto-dismiss", 0);
+	if (b->force)
+		json_add(args, "x-force", json_bool(true));
+	r = tool_qmp(t, "blockdev-backup", args, NULL, e);
 	if (r && r != -ENOTCONN)
 		undo(t, b, true);
 	return r;
@@ -127,13 +136,14 @@ static void report(struct tool *t, const struct backup *b, const char *status)
 {
 	if (t->json)
 		tool_print_json(json_pack("{s:s, s:s, s:s, s:s, s:s}", "name", b->disk.name, "job",
-					  b->job, "target", b->target, "format", b->format, "status",
-					  status));
+					  b->job, "target", b->target, "format", b->format,
+					  "status", status));
 	else if (streq(status, "completed"))
 		printf("%s is backed up to %s, as it was when the job started\n", b->disk.name,
 		       b->shown);
 	else
-		printf("job %s is running; when it has ended: livechain job dismiss %s\n", b->job, b->job);
+		printf("job %s is running; when it has ended: livechain job dismiss %s\n", b->job,
+		       b->job);
 }
 
 static int finish(struct tool *t, const struct backup *b, struct err *e)
@@ -144,14 +154,17 @@ static int finish(struct tool *t, const struct backup *b, struct err *e)
 
 	if (concluded) {
 		(void)tool_qmp(t, "job-dismiss", json_pack("{s:s}", "id", b->job), NULL, NULL);
-		(void)tool_qmp(t, "blockdev-del", json_pack("{s:s}", "node-name", b->node), NULL, NULL);
+		(void)tool_qmp(t, "blockdev-del", json_pack("{s:s}", "node-name", b->node), NULL,
+			       NULL);
 	}
 	if (concluded && r)
 		fprintf(stderr, "'%s' is incomplete: it is no backup\n", b->shown);
 	if (r)
 		return r;
 	report(t, b, end == WAIT_LEFT ? "running" : "completed");
-	return end == WAIT_LEFT ? err_set(e, ECANCELED, "interrupted: job '%s' was told to cancel", b->job) : 0;
+	return end == WAIT_LEFT
+		       ? err_set(e, ECANCELED, "interrupted: job '%s' was told to cancel", b->job)
+		       : 0;
 }
 
 static int backup(struct tool *t, struct backup *b, const char *name, struct err *e)
@@ -183,6 +196,7 @@ int cmd_backup(struct tool *t, int argc, char **argv, struct err *e)
 		{ "job-id", required_argument, NULL, 'J' },
 		{ "create", no_argument, NULL, 'c' },
 		{ "existing", no_argument, NULL, 'e' },
+		{ "force", no_argument, NULL, 'F' },
 		{ "no-wait", no_argument, NULL, 'w' },
 		TOOL_OPTIONS,
 	};
@@ -193,12 +207,15 @@ int cmd_backup(struct tool *t, int argc, char **argv, struct err *e)
 		if (c == 'f')
 			b.format = optarg;
 		else if (c == 'S' && (parse_size(optarg, &b.speed) || b.speed > INT64_MAX))
-			tool_usage(t, "speed '%s' is not a number of bytes a second (suffixes k, M, G)",
-				   optarg);
+			tool_usage(
+				t,
+				"speed '%s' is not a number of bytes a second (suffixes k, M, G)",
+				optarg);
 		else if (c == 'J')
 			b.job_id = optarg;
 		b.create |= c == 'c';
 		b.existing |= c == 'e';
+		b.force |= c == 'F';
 		b.no_wait |= c == 'w';
 	}
 	tool_need_args(t, argc, 2, 2);

@@ -43,8 +43,8 @@ static int look_at_image(const char *path, struct attach_args *a, struct err *e)
 	if (stat(a->image, &st) < 0)
 		return err_set(e, errno, "cannot attach '%s': %s", path, strerror(errno));
 	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
-		return err_set(e, EINVAL, "cannot attach '%s': it is neither a file nor a block device",
-			       path);
+		return err_set(e, EINVAL,
+			       "cannot attach '%s': it is neither a file nor a block device", path);
 	a->is_device = S_ISBLK(st.st_mode);
 	return 0;
 }
@@ -56,24 +56,26 @@ static int attach(struct tool *t, const struct attach_args *a, struct err *e)
 	int r;
 
 	r = tool_qmp(t, "blockdev-add",
-		     json_pack("{s:s, s:s, s:b, s:{s:s, s:s}}", "driver", a->format, "node-name", node,
-			       "read-only", a->read_only, "file", "driver",
+		     json_pack("{s:s, s:s, s:b, s:{s:s, s:s}}", "driver", a->format, "node-name",
+			       node, "read-only", a->read_only, "file", "driver",
 			       a->is_device ? "host_device" : "file", "filename", a->image),
 		     NULL, e);
 	if (r)
 		return r;
 	r = tool_qmp(t, "block-export-add",
-		     json_pack("{s:s, s:s, s:s, s:s, s:b}", "type", "dm", "id", id, "node-name", node,
-			       "name", a->name, "writable", !a->read_only),
+		     json_pack("{s:s, s:s, s:s, s:s, s:b}", "type", "dm", "id", id, "node-name",
+			       node, "name", a->name, "writable", !a->read_only),
 		     NULL, e);
 	if (r) {
-		(void)tool_qmp(t, "blockdev-del", json_pack("{s:s}", "node-name", node), NULL, NULL);
+		(void)tool_qmp(t, "blockdev-del", json_pack("{s:s}", "node-name", node), NULL,
+			       NULL);
 		return r;
 	}
 	if (t->json)
-		tool_print_json(json_pack("{s:s, s:o, s:s, s:s, s:s, s:b}", "name", a->name, "device",
-					  json_strf("/dev/mapper/%s", a->name), "image", a->image,
-					  "export", id, "node-name", node, "read-only", a->read_only));
+		tool_print_json(json_pack("{s:s, s:o, s:s, s:s, s:s, s:b}", "name", a->name,
+					  "device", json_strf("/dev/mapper/%s", a->name), "image",
+					  a->image, "export", id, "node-name", node, "read-only",
+					  a->read_only));
 	else
 		printf("/dev/mapper/%s\n", a->name);
 	return 0;
@@ -124,12 +126,15 @@ static int delete_nodes(struct tool *t, const struct json *names, struct err *e)
 
 		if (name[0] == '#')
 			continue;
-		if (!tool_qmp(t, "blockdev-del", json_pack("{s:s}", "node-name", name), NULL, &why) ||
-		    strstr(why.msg, "Failed to find node") || strstr(why.msg, "is not owned by the monitor"))
+		if (!tool_qmp(t, "blockdev-del", json_pack("{s:s}", "node-name", name), NULL,
+			      &why) ||
+		    strstr(why.msg, "Failed to find node") ||
+		    strstr(why.msg, "is not owned by the monitor"))
 			continue;
 		if (!r)
 			r = err_set_class(e, why.cls, why.code,
-					  "the disk is detached, but its node '%s' stays: %s", name, why.msg);
+					  "the disk is detached, but its node '%s' stays: %s", name,
+					  why.msg);
 	}
 	return r;
 }
@@ -180,16 +185,16 @@ int cmd_snapshot(struct tool *t, int argc, char **argv, struct err *e)
 		r = disk_find(t, argv[optind], &d, e);
 	if (!r)
 		r = tool_qmp(t, "blockdev-snapshot-sync",
-			     json_pack("{s:s, s:s, s:s, s:s?}", "device", d.name, "snapshot-file", file,
-				       "format", "qcow2", "snapshot-node-name", node),
+			     json_pack("{s:s, s:s, s:s, s:s?}", "device", d.name, "snapshot-file",
+				       file, "format", "qcow2", "snapshot-node-name", node),
 			     NULL, e);
 	if (!r)
 		r = disk_find(t, d.name, &after, e);
 	if (r)
 		return r;
 	if (t->json)
-		tool_print_json(json_pack("{s:s, s:s, s:s}", "name", d.name, "image", file, "node-name",
-					  after.node));
+		tool_print_json(json_pack("{s:s, s:s, s:s}", "name", d.name, "image", file,
+					  "node-name", after.node));
 	else
 		printf("%s writes to %s now; the images below it stay as they are\n", d.name, file);
 	return 0;

@@ -22,7 +22,9 @@ static void add_row(struct table *table, const struct json *job)
 		json_str_of(json_get(job, "status")),
 		progress,
 		speed,
-		error ? error : io && !streq(io, "ok") ? io : "",
+		error			 ? error
+		: io && !streq(io, "ok") ? io
+					 : "",
 	};
 
 	snprintf(progress, sizeof(progress), "%5.1f%% of %s",
@@ -79,10 +81,12 @@ static int run_verb(struct tool *t, const char *verb, const char *id, const char
 		return tool_qmp(t, command, json_pack("{s:s}", "id", id), NULL, e);
 	}
 	if (parse_size(value, &speed) || speed > INT64_MAX)
-		tool_usage(t, "speed '%s' is not a number of bytes a second (suffixes k, M, G; 0: no limit)",
-			   value);
-	return tool_qmp(t, "block-job-set-speed", json_pack("{s:s, s:U}", "device", id, "speed", speed),
-			NULL, e);
+		tool_usage(
+			t,
+			"speed '%s' is not a number of bytes a second (suffixes k, M, G; 0: no limit)",
+			value);
+	return tool_qmp(t, "block-job-set-speed",
+			json_pack("{s:s, s:U}", "device", id, "speed", speed), NULL, e);
 }
 
 int cmd_job(struct tool *t, int argc, char **argv, struct err *e)

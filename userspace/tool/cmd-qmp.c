@@ -34,7 +34,8 @@ static int from_stdin(struct tool *t, struct err *e)
 		_cleanup_free_ char *text = NULL;
 
 		if (pos == len) {
-			len = fread(buf, 1, 1, stdin); /* a value ends where it ends, not at a newline */
+			len = fread(buf, 1, 1,
+				    stdin); /* a value ends where it ends, not at a newline */
 			pos = 0;
 			r = len ? 0 : json_stream_end(s, &request, e);
 			if (!len && r <= 0)

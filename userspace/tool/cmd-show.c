@@ -16,9 +16,10 @@ static const char *or_dash(const char *s)
 static struct json *disk_json(const struct disk *d)
 {
 	return json_pack("{s:s, s:o, s:s, s:s, s:b, s:U, s:i, s:s?}", "name", d->name, "device",
-			 json_strf("/dev/mapper/%s", d->name), "export", d->id, "node-name", d->node,
-			 "writable", d->writable, "size", image_size(d->image, "virtual-size"), "depth",
-			 image_depth(d->image), "image", json_str_of(json_get(d->image, "filename")));
+			 json_strf("/dev/mapper/%s", d->name), "export", d->id, "node-name",
+			 d->node, "writable", d->writable, "size",
+			 image_size(d->image, "virtual-size"), "depth", image_depth(d->image),
+			 "image", json_str_of(json_get(d->image, "filename")));
 }
 
 static void print_list(const struct disk *d, int n)
@@ -95,12 +96,11 @@ static struct json *chain_json(const struct disk *d)
 	const struct json *image = d->image;
 
 	for (; image; image = json_get(image, "backing-image"))
-		json_append(images,
-			    json_pack("{s:s?, s:s?, s:U, s:U}", "filename",
-				      json_str_of(json_get(image, "filename")), "format",
-				      json_str_of(json_get(image, "format")), "virtual-size",
-				      image_size(image, "virtual-size"), "actual-size",
-				      image_size(image, "actual-size")));
+		json_append(images, json_pack("{s:s?, s:s?, s:U, s:U}", "filename",
+					      json_str_of(json_get(image, "filename")), "format",
+					      json_str_of(json_get(image, "format")),
+					      "virtual-size", image_size(image, "virtual-size"),
+					      "actual-size", image_size(image, "actual-size")));
 	return json_pack("{s:s, s:s, s:b, s:o}", "name", d->name, "node-name", d->node, "writable",
 			 d->writable, "images", images);
 }

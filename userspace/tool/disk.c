@@ -126,7 +126,8 @@ struct json *chain_nodes(struct tool *t, const struct json *image, const char *t
 	if (tool_qmp(t, "query-named-block-nodes", NULL, &nodes, e))
 		return NULL;
 	json_append(names, json_str(top));
-	for (image = json_get(image, "backing-image"); image; image = json_get(image, "backing-image")) {
+	for (image = json_get(image, "backing-image"); image;
+	     image = json_get(image, "backing-image")) {
 		const char *file = json_str_of(json_get(image, "filename"));
 		const char *format = json_str_of(json_get(image, "format"));
 
@@ -175,7 +176,8 @@ int absolute_path(const char *path, char **ret, struct err *e)
 	if (!*base || streq(base, ".") || streq(base, ".."))
 		return err_set(e, EINVAL, "'%s' does not name a file", path);
 	if (!real)
-		return err_set(e, errno, "the folder of '%s' can't be used: %s", path, strerror(errno));
+		return err_set(e, errno, "the folder of '%s' can't be used: %s", path,
+			       strerror(errno));
 	*ret = xasprintf("%s/%s", streq(real, "/") ? "" : real, base);
 	return 0;
 }

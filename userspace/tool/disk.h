@@ -35,8 +35,8 @@ struct json *chain_nodes(struct tool *t, const struct json *image, const char *t
 
 /*
  * An id that QEMU's rule allows (a letter, then letters, digits and -._), at most @max bytes,
- * made of @prefix (may be "") and @name: as it is if possible, else shortened with a checksum. Owned
- * by the caller.
+ * made of @prefix (may be "") and @name: as it is if possible, else shortened with a checksum.
+ * Owned by the caller.
  */
 char *make_id(const char *prefix, const char *name, size_t max);
 

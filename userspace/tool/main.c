@@ -8,14 +8,16 @@
 #include "tool/tool.h"
 
 static const struct tool_cmd commands[] = {
-	{ "attach", cmd_attach, "[OPTION]... IMAGE", "Put an image and its chain on /dev/mapper/NAME",
+	{ "attach", cmd_attach, "[OPTION]... IMAGE",
+	  "Put an image and its chain on /dev/mapper/NAME",
 	  "  -n, --name NAME     the disk's name (default: the file's, without .qcow2, .img, .raw)\n"
 	  "  -f, --format F      qcow2 (default) or raw; a raw image is never guessed\n"
 	  "  -r, --read-only     no writes\n" },
 	{ "detach", cmd_detach, "NAME", "Take a disk away and close its images",
 	  "Nobody may have the disk open, and no job may run on it.\n" },
 	{ "list", cmd_list, "", "Show the disks", NULL },
-	{ "chain", cmd_chain, "[NAME]", "Show the images under a disk (all disks), with sizes", NULL },
+	{ "chain", cmd_chain, "[NAME]", "Show the images under a disk (all disks), with sizes",
+	  NULL },
 	{ "snapshot", cmd_snapshot, "[OPTION]... NAME FILE",
 	  "Take a live snapshot: FILE is created and takes all writes from now on",
 	  "  -n, --node-name N   name of the new node (default: made up)\n" },
@@ -24,6 +26,7 @@ static const struct tool_cmd commands[] = {
 	  "  -f, --format F      of TARGET: qcow2 (default) or raw\n"
 	  "      --create        TARGET must not exist; it is made (the default when it does not)\n"
 	  "      --existing      overwrite TARGET: a file in that format, or a block device\n"
+	  "      --force         overwrite a raw TARGET that has a file system or the like on it\n"
 	  "      --speed BYTES   at most so many a second (suffixes k, M, G)\n"
 	  "      --job-id ID     (default: backup-NAME)\n"
 	  "      --no-wait       return when the job has started\n"

@@ -4,14 +4,17 @@
 #include "tool/print.h"
 #include "tool/progress.h"
 
-#define BAR 24
+#define BAR	  24
 #define SMOOTH_MS 4000.0 /* an old rate's weight is halved or so in this time */
 
 void progress_init(struct progress *p, const char *what, FILE *out, bool terminal)
 {
-	*p = (struct progress){
-		.what = what, .out = out, .terminal = terminal, .rate = -1, .tenth = -1, .start_ms = -1
-	};
+	*p = (struct progress){ .what = what,
+				.out = out,
+				.terminal = terminal,
+				.rate = -1,
+				.tenth = -1,
+				.start_ms = -1 };
 }
 
 static void measure(struct progress *p, uint64_t done, int64_t now_ms)
@@ -76,7 +79,8 @@ void progress_update(struct progress *p, uint64_t done, uint64_t total, int64_t 
 		fprintf(p->out, "\r%s  %s\033[K", p->what,
 			progress_line(p, done, total, true, line, sizeof(line)));
 		p->drawn = true;
-	} else if (p->tenth < 0 || (tenth > p->tenth && (now_ms - p->line_ms >= 1000 || tenth == 10)) ||
+	} else if (p->tenth < 0 ||
+		   (tenth > p->tenth && (now_ms - p->line_ms >= 1000 || tenth == 10)) ||
 		   now_ms - p->line_ms >= 30000) {
 		fprintf(p->out, "%s: %s\n", p->what,
 			progress_line(p, done, total, false, line, sizeof(line)));

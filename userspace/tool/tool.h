@@ -45,10 +45,12 @@ struct tool {
 };
 
 /* What every subcommand takes, too. Last in a subcommand's table of options. */
-#define TOOL_OPTIONS                                           \
-	{ "socket", required_argument, NULL, 's' },            \
-	{ "json", no_argument, NULL, 'j' },                    \
-	{ "help", no_argument, NULL, 'h' }, { NULL, 0, NULL, 0 }
+#define TOOL_OPTIONS                                                                    \
+	{ "socket", required_argument, NULL, 's' }, { "json", no_argument, NULL, 'j' }, \
+		{ "help", no_argument, NULL, 'h' },                                     \
+	{                                                                               \
+		NULL, 0, NULL, 0                                                        \
+	}
 
 /*
  * getopt_long() that deals with the common options. -1 at the end; wrong use and --help end
@@ -58,7 +60,8 @@ int tool_getopt(struct tool *t, int argc, char **argv, const char *shorts,
 		const struct option *longs);
 
 /* "livechain CMD: <sentence>", a pointer to --help, exit 2. */
-void __attribute__((noreturn, format(printf, 2, 3))) tool_usage(const struct tool *t, const char *fmt, ...);
+void __attribute__((noreturn, format(printf, 2, 3)))
+tool_usage(const struct tool *t, const char *fmt, ...);
 
 /* Ends with tool_usage() unless there are @min to @max arguments after the options. */
 void tool_need_args(const struct tool *t, int argc, int min, int max);

@@ -10,7 +10,7 @@
 #include "tool/progress.h"
 #include "tool/wait.h"
 
-#define POLL_MS 500
+#define POLL_MS	     500
 #define RECONNECT_MS 30000
 
 static volatile sig_atomic_t interrupts;
@@ -56,7 +56,8 @@ static int reconnect(struct tool *t, const char *id, struct progress *p, struct 
 	struct qmp_client *c;
 
 	progress_clear(p);
-	fprintf(stderr, "The connection to the daemon broke; job '%s' goes on. Trying to reach it again ...\n",
+	fprintf(stderr,
+		"The connection to the daemon broke; job '%s' goes on. Trying to reach it again ...\n",
 		id);
 	qmp_client_close(take_ptr(t->client));
 	while (!interrupts) {
@@ -67,8 +68,9 @@ static int reconnect(struct tool *t, const char *id, struct progress *p, struct 
 			return err_set(e, ENOTCONN, "%s", why.msg);
 		nanosleep(&pause, NULL);
 	}
-	return err_set(e, ENOTCONN, "interrupted while the daemon was away; what became of job '%s' is not known",
-		       id);
+	return err_set(
+		e, ENOTCONN,
+		"interrupted while the daemon was away; what became of job '%s' is not known", id);
 }
 
 /* What a concluded job came to. */
@@ -90,7 +92,8 @@ static void say_stopped(struct progress *p, const struct json *job, const char *
 
 	if (stopped && !*said) {
 		progress_clear(p);
-		fprintf(stderr, "Job '%s' stopped at an I/O error (%s): when the cause is gone, 'livechain job resume %s'\n",
+		fprintf(stderr,
+			"Job '%s' stopped at an I/O error (%s): when the cause is gone, 'livechain job resume %s'\n",
 			id, status, id);
 	}
 	*said = stopped;
@@ -99,7 +102,8 @@ static void say_stopped(struct progress *p, const struct json *job, const char *
 static int cancel(struct tool *t, const char *id, struct progress *p)
 {
 	progress_clear(p);
-	fprintf(stderr, "Interrupted: cancelling job '%s' and waiting for its end (Ctrl-C again: leave it to the daemon)\n",
+	fprintf(stderr,
+		"Interrupted: cancelling job '%s' and waiting for its end (Ctrl-C again: leave it to the daemon)\n",
 		id);
 	return tool_qmp(t, "job-cancel", json_pack("{s:s}", "id", id), NULL, NULL);
 }
@@ -155,7 +159,9 @@ static int wait_loop(struct tool *t, const char *id, struct progress *p, enum wa
 		say_stopped(p, job, id, &said_stopped);
 		if (seen >= 2) {
 			progress_clear(p);
-			fprintf(stderr, "Leaving: job '%s' is the daemon's now; see 'livechain jobs'\n", id);
+			fprintf(stderr,
+				"Leaving: job '%s' is the daemon's now; see 'livechain jobs'\n",
+				id);
 			*ret_end = WAIT_LEFT;
 			return 0;
 		}

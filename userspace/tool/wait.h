@@ -6,8 +6,8 @@
 #include "tool/tool.h"
 
 enum wait_end {
-	WAIT_DONE,	/* the job succeeded */
-	WAIT_LEFT,	/* it goes on without us: the second Ctrl-C */
+	WAIT_DONE, /* the job succeeded */
+	WAIT_LEFT, /* it goes on without us: the second Ctrl-C */
 };
 
 /*
