@@ -31,6 +31,9 @@ void q_run(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* Its output; must succeed; to be freed. */
 char *q_output(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
+/* A sparse copy of a file. */
+void q_copy(const char *from, const char *to);
+
 /* An image of the scratch folder behind file I/O, or one dressed as a block device. */
 struct q_file {
 	struct qio *io;	 /* to be used */

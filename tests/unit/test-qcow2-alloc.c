@@ -255,7 +255,7 @@ static void alloc_amid(void **state)
 static void alloc_has_space(void **state)
 {
 	struct qcow2_create_opts o = { .size = 1 << 30 };
-	struct qcow2_range *v;
+	struct qcow2_range *v, *again;
 	struct bench b;
 	struct stat st;
 	size_t n;
@@ -270,6 +270,10 @@ static void alloc_has_space(void **state)
 	q_ok(qcow2_free_clusters(b.img, v, n, 0, &b.e), &b.e);
 	assert_int_equal(stat(q_path("a.qcow2"), &st), 0);
 	assert_int_equal((uint64_t)st.st_size, v[0].off);
+	q_ok(qcow2_alloc_clusters(b.img, 512, 0, &again, &n, &b.e), &b.e);
+	assert_int_equal(n, 1);
+	assert_int_equal(again[0].off, v[0].off); /* the new end */
+	free(again);
 	free(v);
 	bench_done(&b);
 }
