@@ -270,6 +270,8 @@ static void alloc_has_space(void **state)
 	q_ok(qcow2_free_clusters(b.img, v, n, 0, &b.e), &b.e);
 	assert_int_equal(stat(q_path("a.qcow2"), &st), 0);
 	assert_int_equal((uint64_t)st.st_size, v[0].off);
+	assert_int_equal(b.img->end, st.st_size / 65536);
+	assert_int_equal(b.img->file_size, st.st_size);
 	q_ok(qcow2_alloc_clusters(b.img, 512, 0, &again, &n, &b.e), &b.e);
 	assert_int_equal(n, 1);
 	assert_int_equal(again[0].off, v[0].off); /* the new end */
