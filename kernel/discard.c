@@ -45,7 +45,11 @@ static bool discard_step(struct lc_io *io);
 
 static bool zero_range(struct lc_io *io, sector_t stop)
 {
-	if (bio_op(lc_io_bio(io)) != REQ_OP_DISCARD)
+	struct lc_extent x;
+
+	lc_map_extent(io->view, io->pos, stop - io->pos, &x);
+	if (bio_op(lc_io_bio(io)) != REQ_OP_DISCARD &&
+	    (x.type != LC_ZERO || x.len < stop - io->pos))
 		return lc_write_range(io, stop, discard_step);
 	io->pos = stop;
 	return true;
