@@ -4,12 +4,14 @@
 For tests that do too much for a dmsetup process each time. Devices are made without
 udev: the node is made here.
 """
+import ctypes
 import errno
 import fcntl
 import mmap
 import os
 import stat
 import struct
+import threading
 
 HEAD = struct.Struct("=3I I I I i I I I Q 128s 129s 7s")
 SPEC = struct.Struct("=Q Q i I 16s")
@@ -19,6 +21,9 @@ READONLY, SUSPENDED, STATUS_TABLE, BUFFER_FULL = 1, 2, 16, 256
 SKIP_LOCKFS, NOFLUSH, INACTIVE, DATA_OUT = 1 << 10, 1 << 11, 1 << 12, 1 << 16
 
 BLKDISCARD, BLKZEROOUT, BLKGETSIZE64 = 0x1277, 0x127f, 0x80081272
+
+libc = ctypes.CDLL(None, use_errno=True)
+memory = threading.local()
 
 
 class Control:
@@ -42,7 +47,11 @@ class Control:
                            name.encode(), b"", b"")
             buf[start:start + len(data)] = data
             code = (3 << 30) | (HEAD.size << 16) | (0xfd << 8) | cmd
-            fcntl.ioctl(self.fd, code, buf)
+            # not fcntl.ioctl: with so large a buffer that one keeps other threads waiting
+            mem = (ctypes.c_char * total).from_buffer(buf)
+            if libc.ioctl(self.fd, ctypes.c_ulong(code), mem) < 0:
+                number = ctypes.get_errno()
+                raise OSError(number, os.strerror(number), "dm ioctl %d of %s" % (cmd, name))
             h = HEAD.unpack_from(buf)
             if not h[7] & BUFFER_FULL:
                 return h[7], h[10], h[8], bytes(buf[h[4]:h[3]])
@@ -124,10 +133,21 @@ class Disk:
     def __init__(self, path, flags=0):
         self.path = path
         self.fd = os.open(path, os.O_RDWR | os.O_DIRECT | flags)
-        self.buf = mmap.mmap(-1, 4 << 20)
+
+    @property
+    def buf(self):
+        """This thread's memory for I/O: another thread's may be in use by the kernel."""
+        if not hasattr(memory, "buf"):
+            memory.buf = mmap.mmap(-1, 4 << 20)
+        return memory.buf
 
     def close(self):
-        os.close(self.fd)
+        if self.fd >= 0:
+            os.close(self.fd)
+        self.fd = -1
+
+    def __del__(self):
+        self.close()
 
     def sectors(self):
         buf = bytearray(8)
@@ -135,10 +155,10 @@ class Disk:
         return struct.unpack("=Q", buf)[0] // 512
 
     def read(self, sector, nr):
-        out = []
+        out, buf = [], self.buf
         while nr:
-            n = min(nr, len(self.buf) // 512)
-            view = memoryview(self.buf)[:n * 512]
+            n = min(nr, len(buf) // 512)
+            view = memoryview(buf)[:n * 512]
             got = os.preadv(self.fd, [view], sector * 512)
             if got != n * 512:
                 raise OSError(errno.EIO, "short read of %s" % self.path)
@@ -147,11 +167,11 @@ class Disk:
         return b"".join(out)
 
     def write(self, sector, data, flags=0):
-        pos = 0
+        pos, buf = 0, self.buf
         while pos < len(data):
-            n = min(len(data) - pos, len(self.buf))
-            self.buf[:n] = data[pos:pos + n]
-            got = os.pwritev(self.fd, [memoryview(self.buf)[:n]], sector * 512 + pos, flags)
+            n = min(len(data) - pos, len(buf))
+            buf[:n] = data[pos:pos + n]
+            got = os.pwritev(self.fd, [memoryview(buf)[:n]], sector * 512 + pos, flags)
             if got != n:
                 raise OSError(errno.EIO, "short write to %s" % self.path)
             pos += n

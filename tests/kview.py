@@ -79,6 +79,13 @@ class Image:
         struct.pack_into(">Q", raw, i * 8, value)
         self.disk.write(sector, raw)
 
+    def set_records(self, values):
+        """The records of all units."""
+        values = values + [0] * (-len(values) % PAGE_RECORDS)
+        for page, sector in enumerate(self.page_sector):
+            self.disk.write(self.start + sector, struct.pack(
+                ">512Q", *values[page * PAGE_RECORDS:(page + 1) * PAGE_RECORDS]))
+
     def home(self, page):
         nr = min(PAGE_RECORDS, self.units - page * PAGE_RECORDS)
         return "%d+%d@%d" % (page * PAGE_RECORDS, nr, self.page_sector[page])
@@ -103,29 +110,34 @@ def decode(record):
     return "d", sector, not record & COPIED
 
 
+def extents(image, nr):
+    """(first, sectors, source sector or None) of what an image has, runs joined."""
+    out = []
+    if not image.unit:
+        return [[0, min(nr, image.limit()), 0]]
+    for unit, record in enumerate(image.records()):
+        kind, sector, _ = decode(record)
+        if not kind:
+            continue
+        if kind == "z":
+            sector = None
+        first, n = unit * image.unit, min(image.unit, nr - unit * image.unit)
+        last = out[-1] if out else None
+        if last and last[0] + last[1] == first and (last[2] is None) == (sector is None) and \
+           (sector is None or last[2] + last[1] == sector):
+            last[1] += n
+        else:
+            out.append([first, n, sector])
+    return out
+
+
 def reconstruct(chain, nr):
     """The bytes that a chain (top first) holds, from the devices alone."""
     out = bytearray(nr * 512)
-    seen = bytearray(nr // 8 + 1)
-    for image in chain:
-        if not image.unit:
-            raw = image.disk.read(image.start, min(nr, image.limit()))
-            for i in range(0, len(raw) // 4096):
-                if not seen[i]:
-                    out[i * 4096:i * 4096 + 4096] = raw[i * 4096:i * 4096 + 4096]
-            break
-        for unit, record in enumerate(image.records()):
-            kind, sector, _ = decode(record)
-            if not kind:
-                continue
-            first = unit * image.unit
-            n = min(image.unit, nr - first)
-            data = image.disk.read(image.start + sector, n) if kind == "d" else bytes(n * 512)
-            for i in range(0, n, 8):
-                if not seen[(first + i) // 8]:
-                    seen[(first + i) // 8] = 1
-                    out[(first + i) * 512:(first + i + 8) * 512] = \
-                        data[i * 512:(i + 8) * 512]
+    for image in reversed(chain):
+        for first, n, sector in extents(image, nr):
+            out[first * 512:(first + n) * 512] = bytes(n * 512) if sector is None else \
+                image.disk.read(image.start + sector, n)
     return bytes(out)
 
 

@@ -58,7 +58,7 @@ refused() {
 }
 
 # zero_map NAME BLOCKS: says that so many blocks are zero.
-zero_map() { msg "$1" "map 0 0 $2:z"; }
+zero_map() { msg "$1" "map 1 0 $2:z"; }
 
 # python_checks [ARGUMENT]...: runs the Python on stdin, which has tests/ktest.py's names, and
 # takes over its checks.

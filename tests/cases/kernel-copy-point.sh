@@ -34,7 +34,7 @@ point_in_time() {
 dd if=/dev/urandom of="${RAM[0]}" bs=1M oflag=direct 2>/dev/null
 dm_create kpoint "0 $nr livechain kpoint 128 0 2 0 ${RAM[0]} 0 9 ${RAM[1]} 0"
 msg kpoint "layer 0 unit 8 raw"
-for ((b = 0; b < nr / 128; b += 512)); do msg kpoint "map 0 $b 512:d:0:$((b * 128))" >/dev/null; done
+for ((b = 0; b < nr / 128; b += 512)); do msg kpoint "map 1 $b 512:d:0:$((b * 128))" >/dev/null; done
 point_in_time full ""
 point_in_time slow "speed 33554432"
 point_in_time grain "grain 2048"

@@ -3,7 +3,7 @@
 # Suspends, reloads, a snapshot and a full destination pool during a copy.
 # timeout: 180
 . "$(dirname "$0")/../lib-kernel.sh"
-plan 25
+plan 21
 kernel_setup 5 96
 python_checks "${RAM[@]}" <<'E2'
 nr = 131072

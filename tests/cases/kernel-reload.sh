@@ -12,7 +12,7 @@ with="0 $nr livechain kre 128 0 2 0 ${RAM[0]} 0 1 ${RAM[1]} 0"
 dm_create kre "$table"
 cleanup_fn dm_remove kren
 msg kre "layer 0 unit 8 raw"
-for ((b = 0; b < nr / 128; b += 512)); do msg kre "map 0 $b 512:d:0:$((b * 128))" >/dev/null; done
+for ((b = 0; b < nr / 128; b += 512)); do msg kre "map 1 $b 512:d:0:$((b * 128))" >/dev/null; done
 fio --name=v --filename=/dev/mapper/kre --rw=randwrite --bs=4k-64k --ioengine=libaio --direct=1 --iodepth=8 \
 	--randseed="$SEED" --time_based --runtime=120 --verify=crc32c --verify_backlog=64 --fsync=64 >"$T/fio" 2>&1 &
 fio=$!
