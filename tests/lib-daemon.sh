@@ -73,5 +73,13 @@ raw_of() { qemu-img convert -O raw "$1" "$2"; }
 
 oracle() { PYTHONDONTWRITEBYTECODE=1 python3 -S "$ORACLE" "$@"; }
 
+# Where the daemon's threads are, for one that does not answer.
+daemon_stacks() {
+	local t
+	for t in /proc/"$DAEMON_PID"/task/*; do
+		printf '%s: ' "${t##*/}"; awk '{ printf "%s ", $2 }' "$t/stack"; echo
+	done 2>/dev/null
+}
+
 no_loops() { [ -z "$(losetup -a)" ]; }
 no_disks() { dmsetup ls | grep -q '^No devices' || [ -z "$(dmsetup ls)" ]; }

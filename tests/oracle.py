@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A model of a disk, and random I/O on a device that is compared with it.
 
-oracle.py churn DEVICE MODEL [--seconds S] [--seed N] [--threads T]
+oracle.py churn DEVICE MODEL [--seconds S] [--until FILE] [--seed N] [--threads T]
     random writes, reads, discards, write-zeroes and flushes on DEVICE; the file MODEL
     (its content before) gets the same; every read must return what the model says
 oracle.py same DEVICE MODEL
@@ -263,7 +263,10 @@ def same(device, model, what="the device"):
 def churn(args):
     model = Model(args.model)
     load = Load(args.device, model, args.seed, args.threads)
-    load.stop.wait(args.seconds)
+    end = time.monotonic() + args.seconds
+    while time.monotonic() < end and not (args.until and os.path.exists(args.until)):
+        if load.stop.wait(0.2):
+            break
     load.end()
     same(args.device, model)
 
@@ -421,6 +424,7 @@ def main():
         for w in words.split():
             s.add_argument(w)
         s.add_argument("--seconds", type=float, default=10)
+        s.add_argument("--until", metavar="FILE", help="end when FILE appears")
         s.add_argument("--seed", type=int, default=1)
         s.add_argument("--threads", type=int, default=4)
     args = p.parse_args()

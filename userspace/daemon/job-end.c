@@ -344,16 +344,31 @@ static void go_on(struct job *j)
 	}
 }
 
+/* A disk with a job; the end of a job takes its other views away, so each is looked for anew. */
+static char *next_source(const char *after)
+{
+	struct job *j;
+	const char *found = NULL;
+
+	list_for_each(j, &job_list, link) {
+		if (j->source && !j->cleaned && strcmp(j->source->dm, after) > 0 &&
+		    (!found || strcmp(j->source->dm, found) < 0))
+			found = j->source->dm;
+	}
+	return found ? xstrdup(found) : NULL;
+}
+
 void job_go_on(void)
 {
-	struct view *v;
 	struct job *j;
+	char *dm, *next;
 
 	list_for_each(j, &job_list, link)
 		go_on(j);
-	list_for_each(v, &view_list, link) {
-		if (v->jobs)
-			job_advance_view(v->dm);
+	for (dm = next_source(""); dm; dm = next) {
+		job_advance_view(dm);
+		next = next_source(dm);
+		free(dm);
 	}
 	keep_result();
 }

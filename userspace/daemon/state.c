@@ -62,6 +62,9 @@ static void drop_leftovers(void)
 	list_for_each(v, &view_list, link) {
 		struct err e = ERR_INIT;
 
+		if (view_drop_unknown_layers(v, &e))
+			log_warn("'%s': %s", v->dm, e.msg);
+		err_clear(&e);
 		if (!export_of(v) && !job_uses_view(v) && view_stop(v, &e))
 			log_warn("leftover device '%s': %s", v->dm, e.msg);
 	}

@@ -56,6 +56,9 @@ static int restore_layers(struct view *v, struct json *arr, struct err *e)
 		view_push_layer(v, name ? node_find(name) : NULL, (dev_t)dev,
 				json_bool_of(json_get(j, "dest")));
 		v->layers[v->nr_layers - 1].id = (int)id;
+		if (name && node_find(name) &&
+		    (r = node_layer_device(node_find(name), &v->layers[v->nr_layers - 1].devno, e)))
+			return r;
 	}
 	return 0;
 }
@@ -155,6 +158,21 @@ static int adopt_device(struct view *v, struct node **top, struct err *e)
 	return r ? r : view_refresh(v, e);
 }
 
+/* What lay below the active layer when the daemon died may still have grants. */
+static void settle_backing(struct view *v)
+{
+	for (struct node *n = v->top->backing; v->writable && n; n = n->backing) {
+		struct view_layer *l = view_layer_of(v, n);
+		struct err e = ERR_INIT;
+
+		if (n->read_only || !l)
+			continue;
+		if (view_reclaim(v, l->id, &e) || view_recover(v, n, &e) ||
+		    node_make_read_only(n, &e))
+			log_warn("'%s': %s", n->file->filename, e.msg);
+	}
+}
+
 static int restore_one(struct json *j, struct err *e)
 {
 	const char *dm, *kname, *uuid, *top;
@@ -179,6 +197,7 @@ static int restore_one(struct json *j, struct err *e)
 	}
 	v->ready = true;
 	view_link(v, n);
+	settle_backing(v);
 	return 0;
 }
 
@@ -197,38 +216,10 @@ int view_restore(struct json *views, struct err *e)
 	return 0;
 }
 
-static bool in_chain(const struct view *v, const struct node *n)
+int view_drop_unknown_layers(struct view *v, struct err *e)
 {
-	for (const struct node *m = v->top; m; m = m->backing) {
-		if (m == n)
-			return true;
-	}
-	return false;
-}
-
-/* A layer that is no part of the chain: the overlay of a snapshot that was not made. */
-static int unused_layer(const struct view *v)
-{
-	for (unsigned i = 0; i < v->nr_layers; i++) {
-		if (!v->layers[i].dest && !in_chain(v, v->layers[i].node))
-			return v->layers[i].id;
-	}
-	return -1;
-}
-
-int view_drop_unused_layers(struct view *v, struct err *e)
-{
-	int id, r = 0;
-
-	while (!r && (id = unused_layer(v)) >= 0) {
-		r = view_reclaim(v, id, e);
-		if (!r)
-			r = view_drop_layer(v, id, e);
-		v->stale = false; /* the table is made anew with each */
-	}
-	if (!r && v->stale) {
-		v->stale = false;
-		r = view_reload(v, e);
-	}
-	return r;
+	if (!v->stale)
+		return 0;
+	v->stale = false;
+	return view_reload(v, e);
 }

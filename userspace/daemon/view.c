@@ -587,10 +587,11 @@ int view_stop(struct view *v, struct err *e)
 	if (r)
 		return r;
 	mark_dead(v, true);
-	if (v->active != VIEW_NONE && !v->failed)
-		r = view_reclaim(v, v->active, e);
-	if (!r)
-		r = dm_remove(v->dm, e);
+	/* What can't be given back now stays in the journal, for the next attach. */
+	if (v->active != VIEW_NONE && !v->failed && view_reclaim(v, v->active, &leaks))
+		log_warn("'%s': unused space is not given back: %s", v->dm, leaks.msg);
+	err_clear(&leaks);
+	r = dm_remove(v->dm, e);
 	if (r) {
 		(void)view_resume(v, NULL);
 		mark_dead(v, false);

@@ -158,8 +158,8 @@ struct json *view_save(void);
 /* Takes up what a former daemon left; a device that is gone is skipped, with a line in the log. */
 int view_restore(struct json *views, struct err *e);
 
-/* After a restart: drops layers that are neither of the chain nor of a job. */
-int view_drop_unused_layers(struct view *v, struct err *e);
+/* After a restart: drops what the live table has and the state does not know. */
+int view_drop_unknown_layers(struct view *v, struct err *e);
 
 /* For view-state.c. */
 struct view *view_alloc(const char *dm, const char *kname, const char *uuid);
