@@ -204,7 +204,7 @@ bench: setup ## the table of speeds beside QEMU and device-mapper peers
 	+@$(MAKE) --no-print-directory all
 	@scripts/bench
 
-lint: ## sparse on the module, cppcheck, shellcheck
+lint: ## sparse on the module, cppcheck, shellcheck, documents against code
 	@scripts/lint
 
 style: ## clang-format and checkpatch on the lines that changed (BASE=commit)
