@@ -69,26 +69,30 @@ static int check_node(struct node *n, bool writable, struct err *e)
 	return writable ? node_check_free(n, e) : 0;
 }
 
+/* Puts it before @next; or, if that is NULL, takes it off and returns what followed. */
+static struct list *show_export(struct export *x, struct list *next)
+{
+	struct list *followed = x->link.next;
+
+	core_lock();
+	if (next)
+		list_add_tail(next, &x->link);
+	else
+		list_del(&x->link);
+	core_unlock();
+	return followed;
+}
+
 static int add_export(const char *id, struct view *v)
 {
 	struct export *x = xcalloc(1, sizeof(*x));
 
 	x->id = xstrdup(id);
 	x->view = v;
-	core_lock();
-	list_add_tail(&export_list, &x->link);
-	core_unlock();
+	(void)show_export(x, &export_list);
 	return 0;
 }
 
-static void drop_export(struct export *x)
-{
-	core_lock();
-	list_del(&x->link);
-	core_unlock();
-	free(x->id);
-	free(x);
-}
 
 static int export_add(struct json *args, struct json **ret, struct err *e)
 {
@@ -126,16 +130,20 @@ static int export_add(struct json *args, struct json **ret, struct err *e)
 static int stop_export(struct export *x, struct err *e)
 {
 	_cleanup_free_ char *id = xstrdup(x->id);
+	struct list *next;
 	int r;
 
 	if (x->view->jobs)
 		return err_set(e, EBUSY, "Export '%s' is in use by a block job; cancel it first", id);
+	next = show_export(x, NULL); /* its view may not be looked at while it ends */
 	r = view_stop(x->view, e);
 	if (r) {
+		(void)show_export(x, next);
 		err_prefix(e, "Export '%s'", id);
 		return r;
 	}
-	drop_export(x);
+	free(x->id);
+	free(x);
 	event_post("BLOCK_EXPORT_DELETED", json_pack("{s:s}", "id", id));
 	return 0;
 }

@@ -82,6 +82,7 @@ static void clean(struct job *j)
 		log_warn("job '%s': %s", j->id, e.msg);
 	core_lock();
 	j->cleaned = true;
+	j->source = j->target = NULL; /* they may end before the job is dismissed */
 	core_unlock();
 }
 
