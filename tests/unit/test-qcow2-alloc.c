@@ -611,7 +611,8 @@ static void set_backing(void **state)
 	assert_string_equal(info.backing_file, "two.qcow2");
 	assert_false(info.has_bitmaps); /* we do not keep them up */
 	assert_true(b.img->hdr.has_bitmaps); /* but the extension is not ours to drop */
-	q_run("qemu-io -f qcow2 -r -c 'read -P 2 0 1M' a.qcow2 >io.out 2>&1 && ! grep -q failed io.out");
+	q_run("qemu-io -f qcow2 -r -c 'read -P 2 0 1M' a.qcow2 >io.out 2>&1 && "
+	      "! grep -q failed io.out");
 	memset(name, 'n', sizeof(name));
 	name[1023] = '\0';
 	q_ok(qcow2_set_backing(b.img, name, "raw", &b.e), &b.e);
@@ -693,7 +694,7 @@ static void read_only_stays(void **state)
 	bench_done(&b);
 }
 
-/* ---- scale ------------------------------------------------------------------------------------ */
+/* ---- scale ------------------------------------------------------------------ */
 
 static double now(void)
 {

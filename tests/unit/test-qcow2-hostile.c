@@ -43,7 +43,8 @@ static int make_samples(void **state)
 	if (q_setup(state))
 		return -1;
 	q_run("qemu-img create -q -f qcow2 -o cluster_size=4k s0 2M && "
-	      "qemu-io -f qcow2 -c 'write 0 100k' -c 'write -z 200k 64k' -c 'discard 4k 8k' s0 >/dev/null");
+	      "qemu-io -f qcow2 -c 'write 0 100k' -c 'write -z 200k 64k' -c 'discard 4k 8k' s0 "
+	      ">/dev/null");
 	q_run("qemu-img create -q -f qcow2 b 2M && "
 	      "qemu-img create -q -f qcow2 -o cluster_size=4k,compat=0.10 -b b -F qcow2 s1 && "
 	      "qemu-io -f qcow2 -c 'write 0 100k' s1 >/dev/null");
@@ -94,8 +95,8 @@ static void good_ones_work(void **state)
 
 static const uint64_t nasty[] = {
 	0, 1, 2, 7, 8, 63, 511, 512, 513, 4095, 4096, 4097, 8192, 12288, 65536, 0x7fffffff,
-	0x80000000, 0xffffffff, 0x100000000, 0x100001000, 1ull << 40, (1ull << 56) - 4096, 1ull << 56,
-	0x7ffffffffffff000, 0x7fffffffffffffff, 1ull << 62, 1ull << 63, (1ull << 63) | 4096,
+	0x80000000, 0xffffffff, 0x100000000, 0x100001000, 1ull << 40, (1ull << 56) - 4096,
+	1ull << 56, 0x7ffffffffffff000, 0x7fffffffffffffff, 1ull << 62, 1ull << 63, (1ull << 63) | 4096,
 	(1ull << 63) | 1, 0xfffffffffffff000, 0xffffffffffffffff,
 };
 
@@ -270,6 +271,8 @@ static const struct refusal refusals[] = {
 	{ H_HEADER_LENGTH, 4, 105, 0, EINVAL, "header's length" },
 	{ H_BACKING_OFFSET, 8, 5000, 0, EINVAL, "backing file's name" },
 	{ H_BACKING_OFFSET, 8, 8, 0, EINVAL, "backing file's name" },
+	{ H_V3_LENGTH, 8, 0xe2792aca00000f91, 0, EINVAL, "goes behind the header's end" },
+	{ H_V3_LENGTH, 8, 0xe2792aca00000010, 0, EINVAL, "backing format's name is too long" },
 	{ H_INCOMPATIBLE, 8, 4, 0, EOPNOTSUPP, "external data file" },
 	{ H_INCOMPATIBLE, 8, 16, 0, EOPNOTSUPP, "extended L2" },
 	{ H_INCOMPATIBLE, 8, 8, 0, EINVAL, "compression type" },
