@@ -14,7 +14,7 @@
 #include "copy.h"
 #include "view.h"
 
-/* What one round of an io does: a piece of its range that is treated alike. */
+/* How a piece of a range is written. */
 enum lc_way {
 	LC_WAY_IN_PLACE,	/* overwrite the guest's sectors where they are */
 	LC_WAY_REUSE,		/* write whole grains into the space that their zeros keep */

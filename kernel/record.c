@@ -430,7 +430,7 @@ static void commit_later(struct lc_view *view, struct list_head *waiters)
 	queue_delayed_work(view->commit_wq, &rec->work, LC_COMMIT_PERIOD);
 }
 
-/* Takes what there is to do. False: nothing. */
+/* Takes what there is to do. False: nothing; who only asked needs no flush of what is clean. */
 static bool commit_begin(struct lc_view *view, struct list_head *waiters, struct list_head *todo)
 {
 	struct lc_records *rec = &view->rec;
@@ -438,7 +438,8 @@ static bool commit_begin(struct lc_view *view, struct list_head *waiters, struct
 	spin_lock(&rec->lock);
 	list_splice_init(&rec->waiters, waiters);
 	list_splice_init(&rec->dirty, todo);
-	rec->running = rec->asked || !list_empty(waiters) || !list_empty(todo);
+	rec->running = !list_empty(waiters) || !list_empty(todo) ||
+		       (rec->asked && view->active && READ_ONCE(view->active->dirty));
 	rec->asked = false;
 	spin_unlock(&rec->lock);
 	return rec->running;

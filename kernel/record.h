@@ -20,12 +20,12 @@ struct lc_io;
 #define LC_COMMIT_PERIOD HZ
 
 struct lc_records {
-	spinlock_t lock;		/* nothing is taken inside it */
+	spinlock_t lock;		/* not from interrupts; nothing is taken inside it */
 	struct hlist_head hash[LC_RECPAGE_BUCKETS]; /* struct lc_recpage by number */
 	struct list_head dirty;		/* record pages with something unrecorded */
 	u64 unrecorded;			/* units whose records are not durable */
 	struct list_head waiters;	/* struct lc_io: complete when the next commit has */
-	bool asked;			/* for a commit, even if it is only a flush */
+	bool asked;			/* for a commit, even if it is only a flush of what is dirty */
 	bool running;
 	struct delayed_work work;
 	mempool_t recpages;
