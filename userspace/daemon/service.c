@@ -68,20 +68,18 @@ int service_load(struct view *v, uint64_t first, uint64_t n, struct err *e)
 	return dm_message(v->dm, strbuf_str(&text), &reply, e);
 }
 
-/* The tables of [@off, +@len), in the image and for sure: I2. */
+/*
+ * The tables of [@off, +@len), in the image and for sure: I2. Space is reserved for each,
+ * not only for new ones: an earlier try may have made the table and found the disk full.
+ */
 static int ready_tables(struct node *n, uint64_t off, uint64_t len, struct qcow2_table **ret,
 			size_t *ret_n, struct err *e)
 {
-	bool fresh = false;
 	int r = qcow2_prepare_tables(n->img, off, len, ret, ret_n, e);
 
-	for (size_t i = 0; i < *ret_n && !r; i++) {
-		if (!(*ret)[i].fresh)
-			continue;
-		fresh = true;
+	for (size_t i = 0; i < *ret_n && !r; i++)
 		r = n->qio->allocate(n->qio, (*ret)[i].host_off, n->info.cluster_size, e);
-	}
-	if (fresh && !r)
+	if (!r)
 		r = n->qio->flush(n->qio, e);
 	return r ? r : node_update_capacity(n, e);
 }
@@ -135,7 +133,8 @@ int service_grant(struct view *v, int id, uint64_t bytes, struct err *e)
 	bytes = (bytes + grain - 1) / grain * grain;
 	r = journal_open(n->file->filename, e); /* I3 */
 	if (!r) /* I1 */
-		r = qcow2_alloc_clusters(n->img, bytes / cs, grain / cs, &ranges, &nr, e);
+		r = qcow2_alloc_clusters(n->img, bytes / cs, grain > cs ? grain / cs : 0, &ranges,
+					 &nr, e);
 	if (r)
 		return r;
 	r = node_update_capacity(n, e);
