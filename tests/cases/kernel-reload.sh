@@ -1,25 +1,33 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Suspend, resume, reload, rename and failed reloads under load: the guest sees nothing.
-# timeout: 180
+# timeout: 240
 . "$(dirname "$0")/../lib-kernel.sh"
 require fio
 plan 16
-kernel_setup 3 64
+kernel_setup 2 64
 nr=$((2 * 64 * 1024))
 table="0 $nr livechain kre 128 0 1 0 ${RAM[0]} 0"
 with="0 $nr livechain kre 128 0 2 0 ${RAM[0]} 0 1 ${RAM[1]} 0"
-dm_create kre "$table"
-cleanup_fn dm_remove kren
-msg kre "layer 0 unit 8 raw"
-for ((b = 0; b < nr / 128; b += 512)); do msg kre "map 1 $b 512:d:0:$((b * 128))" >/dev/null; done
-fio --name=v --filename=/dev/mapper/kre --rw=randwrite --bs=4k-64k --ioengine=libaio --direct=1 --iodepth=8 \
-	--randseed="$SEED" --time_based --runtime=120 --verify=crc32c --verify_backlog=64 --fsync=64 >"$T/fio" 2>&1 &
+dm_create kre0 "$table"
+cleanup_fn dm_remove kre
+msg kre0 "layer 0 unit 8 raw"
+for ((b = 0; b < nr / 128; b += 512)); do msg kre0 "map 1 $b 512:d:0:$((b * 128))" >/dev/null; done
+# fio opens its file again and again: give it a name that stays
+read -r major minor < <(dmsetup info -c --noheadings -o major,minor --separator ' ' kre0)
+mknod "$T/disk" b "$major" "$minor"
+fio --name=v --filename="$T/disk" --rw=randwrite --bsrange=4k-64k --ioengine=libaio --direct=1 --iodepth=8 \
+	--randseed="$SEED" --time_based --runtime=180 --verify=crc32c --verify_backlog=64 --fsync=64 >"$T/fio" 2>&1 &
 fio=$!
-alive() { kill -0 $fio 2>/dev/null && ! grep -q "verify: bad" "$T/fio"; }
-sleep 1
+wait_for '[ "$(awk "{print \$5}" /sys/dev/block/'"$major:$minor"'/stat)" -gt 100 ]' 30
+ok $? "the guest writes"
+# Early: Debian's 6.1 frees memory twice when a device is renamed after a reload, whatever its target.
+dmsetup rename kre0 kre && dmsetup suspend --noflush --nolockfs kre && dmsetup resume kre
+ok $? "renamed"
+like "$(status_of kre)" "^1 kre [0-9]+ rw 128 0 2/2" "the view has its own name"
 for noflush in --noflush ""; do
 	for _ in 1 2 3 4 5; do
+		# shellcheck disable=SC2086
 		dmsetup suspend $noflush --nolockfs kre && dmsetup resume kre || break
 	done
 	ok $? "suspend ${noflush:-with flush} and resume"
@@ -36,15 +44,11 @@ ok $? "the old one goes on"
 dmsetup load kre --table "$table" && dmsetup clear kre
 ok $? "a table that never became live goes"
 is "$(dmsetup table kre | cut -d' ' -f7)" 2 "and has changed nothing"
-dmsetup rename kre kren && dmsetup suspend --noflush --nolockfs kren && dmsetup resume kren
-ok $? "renamed"
-like "$(status_of kren)" "^1 kre [0-9]+ rw 128 0 2/2" "the view keeps its name"
-dmsetup create kre2 --table "$with" 2>"$T/err"
-ok $((! $?)) "a second live device of the view is refused"
-like "$(dmesg | tail -n 20)" "Another device is live on the view" "and the log says why"
-dmsetup remove kre2 2>/dev/null
-alive; st=$?
+log_mark
+dmsetup create kre2 --table "$with" 2>/dev/null && dmsetup remove kre2
+like "$(log_since)" "Another device is live on the view" "a second live device of the view is refused"
+kill -0 $fio 2>/dev/null; st=$?
 kill $fio; wait $fio
-grep -qE "verify: bad|io_u error" "$T/fio" && st=1
+grep -qE "verify: bad|io_u error|err= *[1-9]" "$T/fio" && st=1
 ok $st "the guest has seen nothing of it"
 [ $st = 0 ] || diag "$(cat "$T/fio")"
