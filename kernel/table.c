@@ -98,16 +98,19 @@ bool lc_table_has(const struct lc_table *t, const struct lc_layer *layer)
 	return false;
 }
 
-/* Opened for writing if that can be: any layer may become active or a destination later. */
+/*
+ * Opened for writing if that can be: any layer may become active or a destination later. Also
+ * under a read-only table, whose view can be copied from.
+ */
 static int open_device(struct lc_table *t, const char *path, struct dm_dev **dev,
 		       bool *writable, char **error)
 {
-	lc_mode_t mode = dm_table_get_mode(t->ti->table);
+	lc_mode_t mode = dm_table_get_mode(t->ti->table) | LC_MODE_WRITE;
 	int r;
 
-	*writable = mode & LC_MODE_WRITE;
+	*writable = true;
 	r = dm_get_device(t->ti, path, mode, dev);
-	if (*writable && (r == -EACCES || r == -EROFS)) {
+	if (r == -EACCES || r == -EROFS) {
 		*writable = false;
 		r = dm_get_device(t->ti, path, mode & ~LC_MODE_WRITE, dev);
 	}

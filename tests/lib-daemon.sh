@@ -73,6 +73,21 @@ raw_of() { qemu-img convert -O raw "$1" "$2"; }
 
 oracle() { PYTHONDONTWRITEBYTECODE=1 python3 -S "$ORACLE" "$@"; }
 
+# load DISK MODEL SEED [ARGUMENT]...: random I/O from now on until end_load, whose status tells
+# whether every read of that time was right.
+load() {
+	rm -f "$T/stop"
+	oracle churn "$1" "$2" --seed "$3" --threads 3 --seconds 900 --until "$T/stop" "${@:4}" >"$T/load" 2>&1 &
+	LOAD=$!
+	wait_for "grep -q 'under way' '$T/load'" 60
+}
+end_load() {
+	touch "$T/stop"
+	wait "$LOAD"; set -- $?
+	diag "$(cat "$T/load")"
+	return "$1"
+}
+
 # Where the daemon's threads are, for one that does not answer.
 daemon_stacks() {
 	local t

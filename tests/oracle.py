@@ -226,6 +226,7 @@ class Load:
                         for i in range(threads)]
         for s in self.streams:
             s.start()
+        say("under way")
 
     def failed(self):
         return self.stop.is_set()
