@@ -3,7 +3,7 @@
 # Suspends, reloads, a snapshot and a full destination pool during a copy.
 # timeout: 180
 . "$(dirname "$0")/../lib-kernel.sh"
-plan 21
+plan 22
 kernel_setup 5 96
 python_checks "${RAM[@]}" <<'E2'
 nr = 131072
@@ -89,8 +89,8 @@ start_copy(view, "b", "before-write", "", 6)
 job = view.wait_job("b")
 equal((job["result"], job["copied"]), ("ok", nr * 512), "a copy into another view ends well")
 stop = True
+equal(target.status()["unrecorded"], 0, "it is flushed when it ends")
 writer.end()
-target.commit()
 same(reconstruct([image], nr), now, "and its image is the view at the job's start")
 view.dm.message("job b dismiss")
 
