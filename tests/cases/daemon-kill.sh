@@ -90,5 +90,6 @@ check "the backup is the disk of its start" qemu-img compare -f qcow2 -F raw "$I
 top=$(qdo query-block | jq -r '.[0].inserted.file')
 check "detach" detach vm1
 stop_daemon
+# shellcheck disable=SC2046 # one word for each file is meant
 check "all images are clean" clean $(find "$IMG" -maxdepth 1 -type f ! -name 'b?*')
 check "QEMU reads what was written ($(basename "$top"))" qemu-img compare -f qcow2 -F raw "$top" "$T/model"

@@ -46,5 +46,6 @@ check "detach" detach vm1
 top=$(find "$IMG" -name 's*' -printf '%f\n' | sort -V | tail -n 1)
 stop_daemon
 ok $? "the daemon ends"
+# shellcheck disable=SC2046 # one word for each file is meant
 check "all images are clean" clean $(find "$IMG" -maxdepth 1 -type f ! -name 'i0' ! -name 'b*')
 check "QEMU reads what was written (top: ${top:-i2})" qemu-img compare -f qcow2 -F raw "$IMG/${top:-i2}" "$T/model"

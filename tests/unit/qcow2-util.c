@@ -125,8 +125,12 @@ char *q_output(const char *fmt, ...)
 		if (!got)
 			break;
 		n += got;
-		if (n + 1 == cap)
-			out = realloc(out, cap *= 2);
+		if (n + 1 == cap) {
+			char *more = realloc(out, cap *= 2);
+
+			assert_non_null(more);
+			out = more;
+		}
 	}
 	out[n] = '\0';
 	if (pclose(p))

@@ -162,7 +162,7 @@ static int target_space(struct view *v, struct err *e)
 static int target_device(struct job *j, struct node *n, dev_t *ret, struct err *e)
 {
 	_cleanup_free_ char *dm = NULL;
-	struct dm_dev_info info;
+	struct dm_dev_info info = { 0 };
 	int r;
 
 	if (n->driver == NODE_RAW)

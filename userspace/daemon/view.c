@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* Views: devices of the kernel target, their tables and layers. */
+#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <sys/random.h>
@@ -158,8 +159,8 @@ static struct view *view_new(const char *dm, bool internal)
 
 	if (getrandom(&rnd, sizeof(rnd), 0) != sizeof(rnd))
 		rnd = (uint64_t)time(NULL) << 20 ^ (uint64_t)getpid();
-	for (i = 0; dm[i] && i < sizeof(clean) - 1; i++)
-		clean[i] = strchr("#/ ", dm[i]) ? '_' : dm[i];
+	for (i = 0; i < sizeof(clean) - 1 && dm[i]; i++)
+		clean[i] = isalnum((unsigned char)dm[i]) || strchr("._:+-", dm[i]) ? dm[i] : '_';
 	clean[i] = '\0';
 	kname = xasprintf("%s.%08x", clean, (unsigned)rnd);
 	uuid = xasprintf("%s-%016llx", internal ? "int" : "disk", (unsigned long long)rnd);
