@@ -27,6 +27,7 @@ struct lc_io *lc_io_init(struct lc_view *view, struct bio *bio, bool (*start)(st
 	io->step = start;
 	io->status = BLK_STS_OK;
 	io->locked = false;
+	io->no_write_zeroes = false;
 	io->buf = NULL;
 	io->pos = bio->bi_iter.bi_sector;
 	io->end = bio_end_sector(bio);

@@ -32,6 +32,7 @@ struct lc_io {
 	atomic_t pending;		/* children in flight, and 1 while they are being sent */
 	blk_status_t status;
 	bool locked;
+	bool no_write_zeroes;		/* the device has refused that op */
 
 	sector_t pos, end;		/* of the view: what is not done yet */
 	sector_t locked_end;		/* how far the locked blocks go, at most to @end */

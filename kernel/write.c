@@ -31,6 +31,7 @@ static bool write_failed(struct lc_io *io, const char *why)
  * ---------------------------------------------------------------------------
  */
 static bool plan_piece(struct lc_io *io);
+static bool write_piece(struct lc_io *io);
 
 static void drop_buf(struct lc_io *io)
 {
@@ -48,6 +49,13 @@ static bool piece_written(struct lc_io *io)
 
 	drop_buf(io);
 	lc_layer_wrote(active);
+	if (io->status == BLK_STS_NOTSUPP && !io->no_write_zeroes) {
+		/* The device has promised too much. */
+		io->no_write_zeroes = true;
+		io->status = BLK_STS_OK;
+		io->step = write_piece;
+		return true;
+	}
 	if (io->status) {
 		if (io->way == LC_WAY_ALLOC)
 			lc_pool_return(&active->pool, io->to, io->whole_end - io->whole);
@@ -127,12 +135,12 @@ static void send_zeroes(struct lc_io *io)
 	struct block_device *bdev = io->view->active->bdev;
 	struct bio *bio;
 
-	if (!bdev_write_zeroes_sectors(bdev)) {
+	if (!bdev_write_zeroes_sectors(bdev) || io->no_write_zeroes) {
 		send_pages(io, io->pos, io->piece_end, NULL);
 		return;
 	}
-	bio = bio_alloc_bioset(bdev, 0, REQ_OP_WRITE_ZEROES | REQ_NOUNMAP, GFP_NOIO,
-			       &io->view->bs);
+	bio = bio_alloc_bioset(bdev, 0, REQ_OP_WRITE_ZEROES |
+			       (lc_io_bio(io)->bi_opf & REQ_NOUNMAP), GFP_NOIO, &io->view->bs);
 	bio->bi_iter.bi_size = (io->piece_end - io->pos) << SECTOR_SHIFT;
 	send(io, bio, io->pos);
 }
