@@ -81,6 +81,12 @@ void event_flush(void)
 	}
 }
 
+void ctl_answer(struct qmp_call *call, struct json *ret)
+{
+	event_flush();
+	qmp_return(call, ret);
+}
+
 static void after_work(void)
 {
 	event_flush();

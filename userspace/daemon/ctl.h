@@ -46,6 +46,13 @@ void core_unlock(void);
  */
 void event_post(const char *name, struct json *data);
 
+/*
+ * Loop thread. For queries that look at the control thread's objects: answers
+ * @call with @ret (taken over), after the events of all that @ret may show: whoever is told
+ * that a job is gone has been told before how it ended.
+ */
+void ctl_answer(struct qmp_call *call, struct json *ret);
+
 /* Loop thread. Sends what is queued. Each done function of work that posts calls it. */
 void event_flush(void);
 

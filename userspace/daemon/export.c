@@ -189,7 +189,7 @@ static void cmd_query_exports(struct qmp_call *call)
 					   "dm", "node-name", x->view->top->name, "shutting-down",
 					   0, "name", x->view->dm, "writable", x->view->writable));
 	core_unlock();
-	qmp_return(call, arr);
+	ctl_answer(call, arr);
 }
 
 struct json *export_save(void)

@@ -242,7 +242,7 @@ static void cmd_query_jobs(struct qmp_call *call)
 					   "error", j->error));
 	}
 	core_unlock();
-	qmp_return(call, arr);
+	ctl_answer(call, arr);
 }
 
 static void cmd_query_block_jobs(struct qmp_call *call)
@@ -263,7 +263,7 @@ static void cmd_query_block_jobs(struct qmp_call *call)
 				      0, "type", j->type->name, "error", j->error));
 	}
 	core_unlock();
-	qmp_return(call, arr);
+	ctl_answer(call, arr);
 }
 
 static const struct qapi_member id_args[] = { { "id", &qapi_str, 0, NULL }, { 0 } };

@@ -91,7 +91,7 @@ static void cmd_named_nodes(struct qmp_call *call)
 	list_for_each(n, &node_list, link)
 		json_append(arr, node_info(n, flat));
 	core_unlock();
-	qmp_return(call, arr);
+	ctl_answer(call, arr);
 }
 
 static void cmd_query_block(struct qmp_call *call)
@@ -112,7 +112,7 @@ static void cmd_query_block(struct qmp_call *call)
 					   "inserted", node_info(x->view->top, false)));
 	}
 	core_unlock();
-	qmp_return(call, arr);
+	ctl_answer(call, arr);
 }
 
 /* The device's counters: read/write operations, sectors, milliseconds, flushes. */
@@ -196,7 +196,7 @@ static void cmd_blockstats(struct qmp_call *call)
 		}
 	}
 	core_unlock();
-	qmp_return(call, arr);
+	ctl_answer(call, arr);
 }
 
 static const struct qapi_type any_list = QAPI_ARRAY(&qapi_any);
