@@ -74,7 +74,7 @@ ok $? "all the while every read was right (seed $SEED)"
 cp "$T/model" "$T/frozen"
 add p "$IMG/point" >/dev/null
 check "a slow backup starts" qdo blockdev-backup \
-	"'device': 'vm1', 'target': 'p', 'sync': 'full', 'job-id': 'p', 'speed': 4194304, 'auto-dismiss': false"
+	"'device': 'vm1', 'target': 'p', 'sync': 'full', 'job-id': 'p', 'speed': 262144, 'auto-dismiss': false"
 load /dev/mapper/vm1 "$T/model" "$((SEED + 1))"
 kill9_daemon
 restart_daemon
