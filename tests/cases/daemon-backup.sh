@@ -18,7 +18,6 @@ raw_of "$IMG/b" "$T/want"
 start_daemon
 { add b "$IMG/b" && attach b vm1; } >/dev/null
 ok $? "a disk is attached"
-disk=/dev/mapper/vm1
 
 target() { # NAME [DRIVER] [OPTIONS...]: a fresh target node
 	qemu-img create -q -f "${2:-qcow2}" "${@:3}" "$IMG/$1" $size && add "$1" "$IMG/$1" "${2:-qcow2}" >/dev/null
