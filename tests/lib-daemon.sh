@@ -88,13 +88,5 @@ end_load() {
 	return "$1"
 }
 
-# Where the daemon's threads are, for one that does not answer.
-daemon_stacks() {
-	local t
-	for t in /proc/"$DAEMON_PID"/task/*; do
-		printf '%s: ' "${t##*/}"; awk '{ printf "%s ", $2 }' "$t/stack"; echo
-	done 2>/dev/null
-}
-
 no_loops() { [ -z "$(losetup -a)" ]; }
 no_disks() { dmsetup ls | grep -q '^No devices' || [ -z "$(dmsetup ls)" ]; }

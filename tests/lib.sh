@@ -233,11 +233,19 @@ start_daemon() {
 	DAEMON_PID=$!
 	[ -n "${_daemon_cleanup:-}" ] || { _daemon_cleanup=1; cleanup_fn _end_daemon; }
 	wait_for "! kill -0 $DAEMON_PID 2>/dev/null || python3 -S '$TOP/tests/qmp.py' --ping '$QMP_SOCK'" 30 ||
-		{ diag "$(tail -n 20 "$DAEMON_LOG")"; return 1; }
+		{ diag "$(_daemon_stacks; tail -n 20 "$DAEMON_LOG")"; return 1; }
 	kill -0 "$DAEMON_PID" 2>/dev/null && return
 	wait "$DAEMON_PID"; diag "livechaind ended with status $?: $(tail -n 20 "$DAEMON_LOG")"
 	DAEMON_PID=
 	return 1
+}
+
+# Where the daemon's threads are, for one that does not answer.
+_daemon_stacks() {
+	local t
+	for t in /proc/"$DAEMON_PID"/task/*; do
+		printf '%s: ' "${t##*/}"; awk '{ printf "%s ", $2 }' "$t/stack"; echo
+	done 2>/dev/null
 }
 
 restart_daemon() { start_daemon ${DAEMON_ARGS[@]+"${DAEMON_ARGS[@]}"}; }

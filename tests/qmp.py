@@ -17,11 +17,11 @@ TIMEOUT = 120
 
 
 class Client:
-    def __init__(self, path, on_event):
+    def __init__(self, path, on_event, timeout=TIMEOUT):
         self.on_event = on_event
         self.buf = b""
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(TIMEOUT)
+        self.sock.settimeout(timeout)
         self.sock.connect(path)
         self.greeting = self.recv()
         if "QMP" not in self.greeting:
@@ -140,7 +140,7 @@ def serve(events_path, path):
 def main(argv):
     if len(argv) == 2 and argv[0] == "--ping":
         try:
-            Client(argv[1], lambda m: None)
+            Client(argv[1], lambda m: None, 10)
         except (OSError, ValueError):
             return 1
         return 0

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # A chain of four images as a device: same bytes as qemu-img reads, written, detached, clean.
-# timeout: 240
+# timeout: 1200
 # mem: 3072
 . "$(dirname "$0")/../lib-daemon.sh"
 require qemu-img qemu-io

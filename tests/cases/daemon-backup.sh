@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # blockdev-backup: arguments, events in QEMU's order, every verb in every state, errors, data.
-# timeout: 500
+# timeout: 1200
 # mem: 3072
 . "$(dirname "$0")/../lib-daemon.sh"
 require qemu-img qemu-io jq

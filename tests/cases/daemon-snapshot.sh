@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Live snapshots: every form of the two commands, what they refuse, and the data of each layer.
-# timeout: 400
+# timeout: 1200
 # mem: 3072
 . "$(dirname "$0")/../lib-daemon.sh"
 require qemu-img qemu-io jq
