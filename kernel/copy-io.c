@@ -225,6 +225,7 @@ int lc_copy_engine_init(struct lc_job *job)
 	}
 	bitmap_set(job->todo, 0, job->nr_grains);
 	job->left = job->nr_grains;
+	job->skipped = U64_MAX;
 	r = 0;
 out:
 	memalloc_noio_restore(noio);

@@ -10,7 +10,11 @@
  * grain, and none can come that has not waited for the grain's bit to be cleared,
  * so what is read is the view at the job's line in time. Once a grain is in memory
  * its writer goes on: a slow destination holds guests up only when the job's
- * memory has run out.
+ * memory has run out. The background never waits for a lock, for then guests would
+ * wait behind it for each other: what is locked is left for a later pass.
+ *
+ * Without a line in time nobody but the job looks at the bits: they are cleared when a
+ * piece is planned, and set again if it is given back.
  *
  * Zeros are not read: their bits are cleared at once and the destination is told.
  *
@@ -25,6 +29,11 @@
 #include "layer.h"
 #include "map.h"
 #include "view.h"
+
+/* A locked grain is looked at again after so long. */
+#define LC_RESCAN_JIFFIES (HZ / 100 + 1)
+/* How often the work item goes on at once before it lets others run. */
+#define LC_ROUNDS 16
 
 /* --- pieces and buffers --------------------------------------------------------- */
 
@@ -86,12 +95,26 @@ static void piece_put(struct lc_piece *p)
 	piece_idle(p);
 }
 
-/* Not done: the grains are still in ->todo and will be planned again. */
+/* The piece's grains are taken out of what is to be done; never while a writer may look. */
+static void piece_claim(struct lc_piece *p)
+{
+	u64 i;
+
+	for (i = 0; i < p->nr; i++)
+		clear_bit(p->grain + i, p->job->todo);
+	p->job->left -= p->nr;
+}
+
+/* Not done: the grains are in ->todo and will be planned again. */
 static void piece_give_back(struct lc_piece *p)
 {
 	struct lc_job *job = p->job;
 	struct lc_copy_waiter *wait = p->wait;
 
+	if (!job->before_write) {
+		bitmap_set(job->todo, p->grain, p->nr);
+		job->left += p->nr;
+	}
 	job->cursor = min(job->cursor, p->grain);
 	if (wait) {
 		wait->inflight--;
@@ -265,13 +288,12 @@ static void piece_saved(struct lc_piece *p)
 {
 	struct lc_job *job = p->job;
 	struct lc_copy_waiter *wait = p->wait;
-	u64 i;
 
-	/* paired with the test in lc_copy_wants(): the read is over before the bit goes */
-	smp_mb();
-	for (i = 0; i < p->nr; i++)
-		clear_bit(p->grain + i, job->todo);
-	job->left -= p->nr;
+	if (job->before_write) {
+		/* paired with the test in lc_copy_wants(): the read is over before the bit goes */
+		smp_mb();
+		piece_claim(p);
+	}
 	piece_unlock(p);
 	if (wait) {
 		p->wait = NULL;
@@ -322,48 +344,43 @@ static void piece_start(struct lc_piece *p, enum kind kind)
 	piece_read(p);
 }
 
+/* Lock the first of @nr grains and as many more as can be. Return: how many; 0: it is locked. */
+static u64 piece_lock(struct lc_piece *p, u64 nr)
+{
+	struct lc_view *view = p->job->view;
+	unsigned int shift = p->job->grain_shift - view->block_shift;
+	u64 block = p->grain << shift, end;
+
+	for (; nr; nr /= 2) {
+		end = min((p->grain + nr) << shift, view->nr_blocks);
+		p->locked = lc_trylock_range(&view->locks, &p->lock, block, end - block);
+		if (p->locked)
+			break;
+	}
+	return nr;
+}
+
 /* A background piece has its lock. What was planned without it may have changed. */
 static void piece_locked(struct lc_piece *p)
 {
 	struct lc_job *job = p->job;
-	u64 end = p->grain + p->nr, first, run;
+	u64 end = p->grain + p->nr, run;
 	enum kind kind;
 
-	first = find_next_bit(job->todo, end, p->grain);
-	if (first >= end || READ_ONCE(job->ending) || !READ_ONCE(job->view->jobs->live)) {
+	if (!test_bit(p->grain, job->todo)) {
 		piece_give_back(p);
 		return;
 	}
-	run = find_next_zero_bit(job->todo, end, first) - first;
-	kind = look(job, first, run, max_t(u64, 1, p->nr_bufs / grain_bufs(job)), &run);
-	p->grain = first;
-	if (kind == KIND_ABSENT || (kind == KIND_DATA && !lc_piece_get_bufs(p, run * grain_bufs(job)))) {
+	run = find_next_zero_bit(job->todo, end, p->grain) - p->grain;
+	kind = look(job, p->grain, run, max_t(u64, 1, p->nr_bufs / grain_bufs(job)), &run);
+	if (kind == KIND_ABSENT ||
+	    (kind == KIND_DATA && !lc_piece_get_bufs(p, run * grain_bufs(job)))) {
 		piece_give_back(p);
 		return;
 	}
 	p->nr = run;
-	if (first + run < end)
-		job->cursor = min(job->cursor, first + run);
+	job->cursor = min(job->cursor, p->grain + run);
 	piece_start(p, kind);
-}
-
-static void lock_granted(struct lc_lock *lock)
-{
-	lc_piece_done(container_of(lock, struct lc_piece, lock));
-}
-
-static void piece_lock(struct lc_piece *p)
-{
-	struct lc_job *job = p->job;
-	unsigned int shift = job->grain_shift - job->view->block_shift;
-	u64 block = p->grain << shift;
-	u64 end = min((p->grain + p->nr) << shift, job->view->nr_blocks);
-
-	p->step = LC_STEP_LOCK;
-	if (lc_lock_range(&job->view->locks, &p->lock, block, end - block, lock_granted)) {
-		p->locked = true;
-		piece_locked(p);
-	}
 }
 
 u64 lc_copy_grains(struct lc_job *job, struct lc_copy_waiter *wait, u64 grain, u64 nr)
@@ -447,10 +464,6 @@ static void reap(struct lc_job *job)
 	list_for_each_entry_safe(p, next, &done, list) {
 		list_del_init(&p->list);
 		switch (p->step) {
-		case LC_STEP_LOCK:
-			p->locked = true;
-			piece_locked(p);
-			break;
 		case LC_STEP_READ:
 			read_done(p);
 			break;
@@ -464,12 +477,43 @@ static void reap(struct lc_job *job)
 
 /* --- the background -------------------------------------------------------------------- */
 
+/* Begin a piece of up to @run grains, which look like @kind. Return: false: no memory is free. */
+static bool background_begin(struct lc_job *job, u64 grain, u64 run, enum kind kind)
+{
+	unsigned int bufs = kind == KIND_DATA ? run * grain_bufs(job) : 0;
+	struct lc_piece *p;
+
+	if (bufs && job->nr_bufs < bufs + LC_GUEST_BUFS)
+		return false;
+	p = piece_get(job, NULL);
+	if (!p)
+		return false;
+	p->grain = grain;
+	if (job->before_write) {
+		run = piece_lock(p, run);
+		if (!run) {
+			job->skipped = min(job->skipped, grain);
+			job->cursor = grain + 1;
+			piece_put(p);
+			return true;
+		}
+	}
+	p->nr = run;
+	job->cursor = grain + run;
+	lc_piece_get_bufs(p, bufs);
+	if (job->before_write) {
+		piece_locked(p);
+	} else {
+		piece_claim(p);
+		piece_start(p, kind);
+	}
+	return true;
+}
+
 /* Begin the next piece. Return: false: there is none now. */
 static bool background_piece(struct lc_job *job)
 {
-	u64 grain, run, max = data_max(job);
-	unsigned int bufs = 0;
-	struct lc_piece *p;
+	u64 grain, run;
 	enum kind kind;
 
 	grain = find_next_bit(job->todo, job->nr_grains, job->cursor);
@@ -478,25 +522,8 @@ static bool background_piece(struct lc_job *job)
 		return false;
 	run = find_next_zero_bit(job->todo, min(grain + zero_max(job), job->nr_grains), grain) -
 	      grain;
-	kind = look(job, grain, run, max, &run);
-	if (kind == KIND_ABSENT)
-		return false;
-	if (kind == KIND_DATA)
-		bufs = run * grain_bufs(job);
-	if (job->nr_bufs < bufs + LC_GUEST_BUFS && bufs)
-		return false;
-	p = piece_get(job, NULL);
-	if (!p)
-		return false;
-	p->grain = grain;
-	p->nr = run;
-	lc_piece_get_bufs(p, bufs);
-	job->cursor = grain + run;
-	if (job->before_write)
-		piece_lock(p);
-	else
-		piece_start(p, kind);
-	return true;
+	kind = look(job, grain, run, data_max(job), &run);
+	return kind != KIND_ABSENT && background_begin(job, grain, run, kind);
 }
 
 static bool background_may(struct lc_job *job)
@@ -517,6 +544,12 @@ static unsigned long background(struct lc_job *job)
 		if (!background_piece(job))
 			break;
 	}
+	if (job->skipped != U64_MAX && job->cursor >= job->nr_grains) {
+		/* what was locked is looked at again by the next run, in a while */
+		job->cursor = job->skipped;
+		job->skipped = U64_MAX;
+		return LC_RESCAN_JIFFIES;
+	}
 	return MAX_SCHEDULE_TIMEOUT;
 }
 
@@ -528,7 +561,7 @@ static void finish(struct lc_job *job)
 	if (atomic_read(&job->inflight) || !background_may(job) || !list_empty(&job->retry))
 		return;
 	if (job->left) {
-		/* given back behind the cursor, or what a guest needed was not to be had */
+		/* what a guest needed was not to be had */
 		if (job->cursor >= job->nr_grains && list_empty(&job->waits)) {
 			job->cursor = 0;
 			lc_job_kick(job);
@@ -622,17 +655,14 @@ static unsigned long run(struct lc_job *job)
 	unsigned long wake = MAX_SCHEDULE_TIMEOUT, due;
 
 	take_orders(job);
-	do {
-		reap(job);
-		if (READ_ONCE(job->ending))
-			continue;
+	reap(job);
+	if (!READ_ONCE(job->ending)) {
 		if (READ_ONCE(job->view->jobs->noflush))
 			lc_waits_requeue(job);
 		else
 			lc_waits_serve(job);
 		wake = background(job);
-		cond_resched();
-	} while (has_done(job));
+	}
 	if (!job->left)
 		lc_cbw_remove(job);
 	if (!READ_ONCE(job->ending))
@@ -649,16 +679,20 @@ void lc_copy_work(struct work_struct *work)
 {
 	struct lc_job *job = container_of(to_delayed_work(work), struct lc_job, work);
 	struct lc_jobs *jobs = job->view->jobs;
-	unsigned long wake;
+	unsigned long wake = MAX_SCHEDULE_TIMEOUT;
+	unsigned int rounds;
 
 	atomic_inc(&jobs->running);
 	/* paired with the one in lc_jobs_quiesce() */
 	smp_mb__after_atomic();
-	if (READ_ONCE(job->state) != LC_JOB_CONCLUDED) {
+	/* A fast device has completed by now what was begun; but others want to run, too. */
+	for (rounds = 0; rounds < LC_ROUNDS && READ_ONCE(job->state) != LC_JOB_CONCLUDED; rounds++) {
 		wake = run(job);
-		if (wake != MAX_SCHEDULE_TIMEOUT && !READ_ONCE(job->ending))
-			lc_job_wake(job, wake);
+		if (!has_done(job))
+			break;
 	}
+	if (wake != MAX_SCHEDULE_TIMEOUT && READ_ONCE(job->state) != LC_JOB_CONCLUDED)
+		lc_job_wake(job, wake);
 	if (atomic_dec_and_test(&jobs->running))
 		wake_up(&jobs->idle);
 }

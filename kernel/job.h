@@ -69,13 +69,12 @@ struct lc_copy_buf {
 };
 
 enum lc_piece_step {
-	LC_STEP_LOCK,		/* waits for its blocks */
 	LC_STEP_READ,
 	LC_STEP_WRITE,
 	LC_STEP_FLUSH,		/* the last: the destination's cache */
 };
 
-/* A run of whole grains in hand. Owned by the work item, or by the I/O or lock it waits for. */
+/* A run of whole grains in hand. Owned by the work item, or by the I/O that it waits for. */
 struct lc_piece {
 	struct list_head list;	/* job->pieces, ->done, ->retry, ->waiting */
 	struct lc_job *job;
@@ -119,14 +118,15 @@ struct lc_job {
 	int error;		/* negative errno; -ECANCELED: cancelled */
 	u64 speed;
 	u64 copied;		/* bytes */
-	struct list_head done;	/* pieces whose lock or I/O has come */
+	struct list_head done;	/* pieces whose I/O has come */
 	struct list_head waits_new;
 
 	/* the work item's own */
 	struct delayed_work work;
-	unsigned long *todo;	/* before-write: grains still to be read; bits cleared with release */
+	unsigned long *todo;	/* grains still to be read (or, without a line in time, planned) */
 	u64 left;		/* grains not yet read */
 	u64 cursor;		/* the background's next grain */
+	u64 skipped;		/* the first that it left out, being locked; or U64_MAX */
 	bool flushed;
 	bool no_write_zeroes;	/* the destination refused one */
 	struct lc_ratelimit rate;
@@ -139,7 +139,7 @@ struct lc_job {
 	struct lc_piece *piece_mem;
 	struct lc_copy_buf *buf_mem;
 
-	atomic_t inflight;	/* pieces that wait for a lock or for I/O */
+	atomic_t inflight;	/* pieces in hand */
 	atomic_t parked;	/* how many of the next wait */
 	struct lc_job_slice {
 		struct lc_waiter waiter;

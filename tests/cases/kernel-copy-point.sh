@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # A before-write copy under a guest that writes all over is the view at its start.
-# timeout: 240
+# timeout: 600
 . "$(dirname "$0")/../lib-kernel.sh"
 require fio
 rounds=3
@@ -12,7 +12,7 @@ nr=$((2 * 128 * 1024))
 point_in_time() {
 	local name=$1 options=$2 fio st
 	fio --name=w --filename=/dev/mapper/kpoint --rw=randrw --rwmixread=20 --ioengine=libaio --direct=1 \
-		--iodepth=16 --bsrange=4k-256k --bs_unaligned=0 --randseed="$SEED" --time_based --runtime=60 \
+		--iodepth=8 --bsrange=4k-256k --bs_unaligned=0 --randseed="$SEED" --time_based --runtime=300 \
 		--norandommap >"$T/fio" 2>&1 &
 	fio=$!
 	wait_for '[ "$(cut -d" " -f7 /sys/block/'"$(basename "$(readlink -f /dev/mapper/kpoint)")"'/stat 2>/dev/null || echo 1)" != 0 ]' 5
@@ -21,7 +21,7 @@ point_in_time() {
 	dd if="${RAM[0]}" of="$T/frozen" bs=1M iflag=direct 2>/dev/null
 	msg kpoint "copy $name 9 before-write $options"
 	dmsetup resume kpoint
-	wait_for "status_of kpoint | grep -q '$name concluded'" 60
+	wait_for "status_of kpoint | grep -q '$name concluded'" 150
 	like "$(status_of kpoint)" "$name concluded .* ok 9$" "$name ends well while the guest writes"
 	kill -0 $fio 2>/dev/null
 	ok $? "the guest has been writing all the time"
