@@ -23,8 +23,13 @@ endif
 
 # --- user space ---------------------------------------------------------------
 
-# B is where this variant's objects go: the plain one or the sanitizers'.
-ifeq ($(ASAN),1)
+# B is where this variant's objects go: the plain one, the sanitizers', or the one
+# that dies where a test wants it to (userspace/lib/fault.h).
+ifeq ($(FAULTS),1)
+B		:= $(O)/faults
+SANITIZE	:=
+FAULT_CPPFLAGS	:= -DLIVECHAIN_FAULTS
+else ifeq ($(ASAN),1)
 B		:= $(O)/asan
 SANITIZE	:= -fsanitize=address,undefined -fno-sanitize-recover=undefined \
 		   -fno-omit-frame-pointer
@@ -44,7 +49,8 @@ WARNINGS	+= -Werror
 endif
 
 CFLAGS		?= -O2 -g
-LC_CPPFLAGS	= -Iuserspace -Iinclude -D_GNU_SOURCE -DLIVECHAIN_VERSION='"$(VERSION)"' $(CPPFLAGS)
+LC_CPPFLAGS	= -Iuserspace -Iinclude -D_GNU_SOURCE -DLIVECHAIN_VERSION='"$(VERSION)"' \
+		  $(FAULT_CPPFLAGS) $(CPPFLAGS)
 LC_CFLAGS	= -std=gnu11 -pthread $(WARNINGS) $(SANITIZE) $(CFLAGS) \
 		  $(shell $(PKG_CONFIG) --cflags $(LIBS) 2>/dev/null)
 LC_LIBS		= $(shell $(PKG_CONFIG) --libs $(LIBS)) -pthread
@@ -193,6 +199,7 @@ check-logic: logic-tests ## the kernel's pure code compiled in user space (T=nam
 
 check-vm: ## boot a VM and run tests/cases in it (KERNEL= and T=name pick)
 	+@$(LOCKED) _tools
+	+@$(LOCKED) FAULTS=1 _tools
 	+@scripts/build-module $(if $(KERNEL),$(KERNEL),6.1)
 	@tests/run --kernel $(if $(KERNEL),$(KERNEL),6.1) $(if $(T),'*$(T)*')
 

@@ -22,6 +22,7 @@
 #include "block/dm.h"
 #include "block/holders.h"
 #include "block/kmsg.h"
+#include "lib/fault.h"
 
 #define UDEV_FLAGS                                                                \
 	(DM_UDEV_DISABLE_SUBSYSTEM_RULES_FLAG | DM_UDEV_DISABLE_DISK_RULES_FLAG | \
@@ -197,6 +198,16 @@ static int run(struct dm_task *t, const char *doing, const char *name, int mark,
 		       reason[0] ? reason : strerror(code));
 }
 
+/* As run(), for what changes something. */
+static int change(struct dm_task *t, const char *doing, const char *name, int mark, struct err *e)
+{
+	int r = run(t, doing, name, mark, e);
+
+	if (!r)
+		FAULT_POINT(doing, name);
+	return r;
+}
+
 /* Waits until udev is done with @cookie, and lets libdm make the nodes that udev did not. */
 static void wait_for_udev(uint32_t cookie)
 {
@@ -235,7 +246,7 @@ static int run_with_nodes(struct dm_task *t, const char *doing, const char *name
 	if (!dm_task_set_cookie(t, &cookie, UDEV_FLAGS))
 		return err_set(e, EIO, "cannot %s '%s': no udev cookie: %s", doing, name, last_log);
 	pthread_mutex_lock(&node_lock);
-	r = run(t, doing, name, mark, e);
+	r = change(t, doing, name, mark, e);
 	pthread_mutex_unlock(&node_lock);
 	wait_for_udev(cookie);
 	return r;
@@ -253,8 +264,10 @@ static int make_device(const char *name, const char *full_uuid, bool read_only, 
 	if (!dm_task_set_uuid(t, full_uuid) || (read_only && !dm_task_set_ro(t)))
 		return err_set(e, EINVAL, "cannot create '%s': %s", name, last_log);
 	errno = 0;
-	if (dm_task_run(t))
+	if (dm_task_run(t)) {
+		FAULT_POINT("create", name);
 		return 0;
+	}
 	r = dm_task_get_errno(t) ? dm_task_get_errno(t) : errno;
 	if (r == EBUSY)
 		return err_set(
@@ -306,7 +319,7 @@ int dm_load(const char *name, const struct dm_table *table, bool read_only, stru
 	    (read_only && !dm_task_set_ro(t)))
 		return err_set(e, ENOMEM, "cannot load a table into '%s': %s", name, last_log);
 	mark = kmsg_mark();
-	return run(t, "load a table into", name, mark, e);
+	return change(t, "load a table into", name, mark, e);
 }
 
 static int simple(int type, const char *doing, const char *name, struct err *e)
@@ -315,7 +328,7 @@ static int simple(int type, const char *doing, const char *name, struct err *e)
 	int r;
 
 	t = new_task(type, name, &r, e);
-	return t ? run(t, doing, name, -1, e) : r;
+	return t ? change(t, doing, name, -1, e) : r;
 }
 
 int dm_clear(const char *name, struct err *e)
@@ -338,7 +351,7 @@ int dm_suspend(const char *name, bool noflush, struct err *e)
 	mark = kmsg_mark();
 	do { /* a signal ends the kernel's wait for I/O */
 		err_clear(&why);
-		r = run(t, "suspend", name, mark, &why);
+		r = change(t, "suspend", name, mark, &why);
 	} while (r == -EINTR);
 	return r ? err_set(e, why.code, "%s", why.msg) : 0;
 }
@@ -439,7 +452,7 @@ int dm_message(const char *name, const char *text, char **ret_reply, struct err 
 	if (!dm_task_set_sector(t, 0) || !dm_task_set_message(t, text))
 		return err_set(e, ENOMEM, "cannot %s '%s': %s", doing, name, last_log);
 	mark = kmsg_mark();
-	r = run(t, doing, name, mark, e);
+	r = change(t, doing, name, mark, e);
 	if (r || !ret_reply)
 		return r;
 	reply = dm_task_get_message_response(t);

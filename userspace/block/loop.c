@@ -14,6 +14,7 @@
 
 #include "block/loop.h"
 #include "lib/cleanup.h"
+#include "lib/fault.h"
 
 #define LOOP_MAJOR   7
 #define ATTACH_TRIES 64
@@ -109,6 +110,7 @@ static int configure(int fd, const struct loop_options *opt, struct loop_dev *de
 		return err_set(e, errno, "cannot put '%s' behind %s: %s", opt->path, dev->path,
 			       strerror(errno));
 	}
+	FAULT_POINT("put behind a loop device", opt->path);
 	return verify(fd, opt, cfg.block_size, dev, e);
 }
 
@@ -247,6 +249,9 @@ int loop_open(dev_t devno, struct loop_dev *ret, struct err *e)
 
 void loop_detach(struct loop_dev *dev)
 {
-	closep(&dev->fd);
+	if (dev->fd >= 0) {
+		closep(&dev->fd);
+		FAULT_POINT("release", dev->path);
+	}
 	dev->fd = -1;
 }

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <unistd.h>
 
+#include "../lib/fault.h"
 #include "../lib/log.h"
 #include "../lib/util.h"
 #include "journal.h"
@@ -40,7 +41,9 @@ void journal_close(const char *image)
 {
 	_cleanup_free_ char *path = journal_path(image);
 
-	if (unlink(path) && errno != ENOENT)
+	if (!unlink(path))
+		FAULT_POINT("remove the journal of", image);
+	else if (errno != ENOENT)
 		log_warn("cannot remove the journal '%s' of '%s': %s", path, image, strerror(errno));
 }
 

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "cleanup.h"
+#include "fault.h"
 #include "strbuf.h"
 #include "util.h"
 
@@ -280,11 +281,13 @@ int write_file_durably(const char *path, const void *data, size_t len, unsigned 
 	r = write_all(fd, data, len);
 	if (r == 0 && (fchmod(fd, mode) < 0 || fsync(fd) < 0))
 		r = -errno;
+	FAULT_POINT("write", tmp);
 	if (r == 0 && rename(tmp, path) < 0)
 		r = -errno;
 	if (r < 0) {
 		(void)unlink(tmp);
 		return err_set(e, -r, "Could not write '%s': %s", path, strerror(-r));
 	}
+	FAULT_POINT("rename to", path);
 	return fsync_dir_of(path, e);
 }

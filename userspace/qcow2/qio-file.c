@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "lib/fault.h"
 #include "qio.h"
 
 #define UNIT	   4096u
@@ -133,6 +134,7 @@ static int write_raw(struct qio_file *f, const uint8_t *buf, size_t len, uint64_
 			return io_err(f, e, n ? errno : EIO, "write", len, off);
 		done += n;
 	}
+	FAULT_POINT("write", f->q.name);
 	return 0;
 }
 
@@ -237,6 +239,7 @@ static int file_flush(struct qio *q, struct err *e)
 {
 	if (fdatasync(to_file(q)->fd) < 0)
 		return err_set(e, errno, "cannot flush '%s': %s", q->name, strerror(errno));
+	FAULT_POINT("flush", q->name);
 	return 0;
 }
 
@@ -260,14 +263,17 @@ static int allocate_by_writing(struct qio_file *f, uint64_t off, uint64_t len, s
 	return r;
 }
 
-static int do_fallocate(int fd, int mode, uint64_t off, uint64_t len)
+static int do_fallocate(struct qio_file *f, int mode, uint64_t off, uint64_t len)
 {
 	int r;
 
 	do
-		r = fallocate(fd, mode, off, len);
+		r = fallocate(f->fd, mode, off, len);
 	while (r < 0 && errno == EINTR);
-	return r < 0 ? -errno : 0;
+	if (r < 0)
+		return -errno;
+	FAULT_POINT("fallocate", f->q.name);
+	return 0;
 }
 
 static int file_allocate(struct qio *q, uint64_t off, uint64_t len, struct err *e)
@@ -283,7 +289,7 @@ static int file_allocate(struct qio *q, uint64_t off, uint64_t len, struct err *
 			       (unsigned long long)(off + len));
 	if (q->is_bdev)
 		return 0;
-	r = do_fallocate(f->fd, 0, off, len);
+	r = do_fallocate(f, 0, off, len);
 	if (r == -EOPNOTSUPP)
 		return allocate_by_writing(f, off, len, e);
 	return r < 0 ? io_err(f, e, -r, "allocate", len, off) : 0;
@@ -299,8 +305,8 @@ static int file_zero(struct qio *q, uint64_t off, uint64_t len, struct err *e)
 		return r;
 	if (q->capacity && off + len > q->capacity)
 		return io_err(f, e, ENOSPC, "zero", len, off);
-	if (do_fallocate(f->fd, q->is_bdev ? FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE :
-					     FALLOC_FL_ZERO_RANGE, off, len) == 0)
+	if (do_fallocate(f, q->is_bdev ? FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE :
+					 FALLOC_FL_ZERO_RANGE, off, len) == 0)
 		return 0;
 	buf = bounce_new(BOUNCE_MAX, e);
 	if (!buf)
@@ -319,8 +325,7 @@ static int file_zero(struct qio *q, uint64_t off, uint64_t len, struct err *e)
 static void file_discard(struct qio *q, uint64_t off, uint64_t len)
 {
 	if (!q->is_bdev)
-		(void)do_fallocate(to_file(q)->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off,
-				   len);
+		(void)do_fallocate(to_file(q), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off, len);
 }
 
 static int file_truncate(struct qio *q, uint64_t size, struct err *e)
@@ -336,6 +341,7 @@ static int file_truncate(struct qio *q, uint64_t size, struct err *e)
 	if (ftruncate(f->fd, size) < 0)
 		return err_set(e, errno, "cannot resize '%s' to %llu bytes: %s", q->name,
 			       (unsigned long long)size, strerror(errno));
+	FAULT_POINT("truncate", q->name);
 	return 0;
 }
 
