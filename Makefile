@@ -204,6 +204,7 @@ check-vm: ## boot a VM and run tests/cases in it (KERNEL= and T=name pick)
 	@tests/run --kernel $(if $(KERNEL),$(KERNEL),6.1) $(if $(T),'*$(T)*')
 
 demo: setup ## put a chain on a device, snapshot and back it up live (HOST=1: on this host)
+	@HOST=$(HOST) scripts/demo --possible
 	+@$(MAKE) --no-print-directory all
 	@HOST=$(HOST) scripts/demo
 
