@@ -183,7 +183,7 @@ static enum kind mixed_kind(struct lc_job *job, u64 grain, struct lc_extent *ext
 	for (;;) {
 		if (ext->type == LC_ABSENT)
 			break;
-		if (ext->type == LC_DATA)
+		if (ext->type != LC_ZERO)
 			kind = KIND_DATA;
 		sector += ext->len;
 		if (sector >= end)
@@ -316,6 +316,10 @@ static void piece_read(struct lc_piece *p)
 		if (ext.type == LC_ABSENT) {
 			/* forgotten since it was planned: not an error, planned again */
 			cmpxchg(&p->status, BLK_STS_OK, BLK_STS_AGAIN);
+			break;
+		}
+		if (ext.type == LC_ERROR) {
+			cmpxchg(&p->status, BLK_STS_OK, BLK_STS_IOERR);
 			break;
 		}
 		if (ext.type == LC_ZERO)

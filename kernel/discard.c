@@ -25,6 +25,8 @@ static enum lc_zeroing grain_zeroing(struct lc_view *view, u64 block, u64 nr, u6
 		u64 e = lc_map_entry(view, block + i);
 
 		zero &= lc_entry_type(e) == LC_ZERO;
+		if (lc_entry_type(e) == LC_ERROR)
+			return LC_WRITE;
 		if (own ? e != first + i * lc_block_sectors(view) :
 			  lc_entry_in_place(e, active->id))
 			return LC_WRITE;

@@ -54,7 +54,7 @@ u64 lc_map_entry(struct lc_view *view, u64 block);
  * lc_map_extent() - where does the view's range [sector, sector + max) begin
  *
  * Fills @x with the longest piece from @sector on, at most @max sectors, that is
- * uniform: absent, zero, or data contiguous on one layer. What would lie beyond a
+ * uniform: absent, zero, error, or data contiguous on one layer. What would lie beyond a
  * layer's end is zero. Without the range's lock the answer may be old as soon as it is
  * given, but I/O to where it points stays harmless: places are never reused for
  * other blocks.

@@ -143,6 +143,10 @@ static void read_walk(struct lc_read *r)
 		case LC_DATA:
 			read_data(r, &x);
 			break;
+		case LC_ERROR:
+			WRITE_ONCE(r->status, BLK_STS_IOERR);
+			r->pos += x.len;
+			break;
 		}
 	}
 	read_put(r);

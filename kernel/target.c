@@ -100,6 +100,8 @@ static int map_read(struct lc_view *view, struct bio *bio)
 		return park_read(view, bio);
 	if (x.len < bio_sectors(bio))
 		dm_accept_partial_bio(bio, x.len);
+	if (unlikely(x.type == LC_ERROR))
+		return refuse_bio(bio, BLK_STS_IOERR);
 	zero_fill_bio(bio);
 	return refuse_bio(bio, BLK_STS_OK);
 }

@@ -270,27 +270,31 @@ static bool read_around(struct lc_io *io)
  */
 
 /*
- * Which way the grain of blocks [block, block + nr) goes. False: its blocks are not alike, which
- * no writer of ours makes.
+ * Which way the grain of blocks [block, block + nr) goes. Return: NULL, or why it can't be
+ * written.
  */
-static bool grain_way(struct lc_view *view, u64 block, u64 nr, enum lc_way *way, u64 *ret_first)
+static const char *grain_way(struct lc_view *view, u64 block, u64 nr, enum lc_way *way,
+			     u64 *ret_first)
 {
+	static const char different[] = "the blocks of one unit are in different places";
 	const unsigned int id = view->active->id, bs = lc_block_sectors(view);
 	u64 i, e, first = lc_map_entry(view, block);
 	bool reuse = lc_entry_reusable(first, id);
 
 	for (i = 0; i < nr; i++) {
 		e = lc_map_entry(view, block + i);
+		if (lc_entry_type(e) == LC_ERROR)
+			return "what it holds is unknown (an error in the map)";
 		if (lc_entry_in_place(e, id) || lc_entry_reusable(e, id) != reuse)
-			return false;
+			return different;
 		if (reuse && e != first + i * bs)
-			return false;
+			return different;
 		if (view->active->kind == LC_LAYER_RAW && lc_entry_type(e) == LC_DATA)
-			return false;
+			return different;
 	}
 	*way = reuse ? LC_WAY_REUSE : LC_WAY_ALLOC;
 	*ret_first = first;
-	return true;
+	return NULL;
 }
 
 /* Makes the piece as long as the grains that follow go the same way, to the same place. */
@@ -305,7 +309,7 @@ static void extend_piece(struct lc_io *io, unsigned int grain_shift, u64 first)
 	while (io->whole_end < io->stop) {
 		u64 block = io->whole_end >> bs;
 
-		if (!grain_way(view, block, min(grain, view->nr_blocks - block), &way, &e) ||
+		if (grain_way(view, block, min(grain, view->nr_blocks - block), &way, &e) ||
 		    way != io->way)
 			return;
 		if (way == LC_WAY_REUSE && e != first + (io->whole_end - io->whole))
@@ -377,6 +381,7 @@ static bool plan_whole(struct lc_io *io)
 	const unsigned int gs = io->grain_shift, bs = view->block_shift;
 	const u64 grain = 1ULL << gs, nr = grain >> bs;
 	struct lc_layer *active = view->active;
+	const char *why;
 	u64 block, first;
 
 	if (active->kind == LC_LAYER_PLAIN || lc_io_outgrown(io)) {
@@ -387,8 +392,9 @@ static bool plan_whole(struct lc_io *io)
 	io->whole = io->pos & ~(grain - 1);
 	io->whole_end = io->whole + grain;
 	block = io->whole >> bs;
-	if (!grain_way(view, block, min(nr, view->nr_blocks - block), &io->way, &first))
-		return write_failed(io, "the blocks of one unit are in different places");
+	why = grain_way(view, block, min(nr, view->nr_blocks - block), &io->way, &first);
+	if (why)
+		return write_failed(io, why);
 	extend_piece(io, gs, first);
 	cut_piece(io);
 

@@ -17,6 +17,7 @@ bool lc_record_value(const struct lc_record_format *f, u64 e, u64 offset, u64 *r
 		*ret_value = f->plain_zero;
 		return f->has_plain_zero;
 	case LC_ABSENT:
+	case LC_ERROR:
 		break;
 	}
 	return false;

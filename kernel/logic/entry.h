@@ -2,11 +2,11 @@
 /*
  * Map entries: what a view knows about one block, in 63 bits.
  *
- *   62..61 type      absent, zero, data
+ *   62..61 type      absent, zero, data, error
  *   60     shared    the space must not be overwritten in place
  *   59     space     there is a sector (always for data, at will for zero)
  *   58     0
- *   57..48 layer     id; LC_ENTRY_NO_LAYER for a zero that nobody in particular says
+ *   57..48 layer     id; LC_ENTRY_NO_LAYER for an error, and a zero that nobody in particular says
  *   47..0  sector    relative to the layer's start; 0 without space
  *
  * The sector is in the low bits, so the entry of the block that follows
@@ -24,6 +24,7 @@ enum lc_type {
 	LC_ABSENT = 0,		/* not loaded */
 	LC_ZERO = 1,
 	LC_DATA = 2,
+	LC_ERROR = 3,		/* nobody knows what is there: I/O fails */
 };
 
 #define LC_ENTRY_SECTOR_BITS	48
@@ -74,6 +75,12 @@ static inline u64 lc_entry_zero(unsigned int layer)
 static inline u64 lc_entry_zero_space(unsigned int layer, u64 sector)
 {
 	return lc_entry_zero(layer) | LC_ENTRY_SPACE | sector;
+}
+
+static inline u64 lc_entry_error(void)
+{
+	return ((u64)LC_ERROR << LC_ENTRY_TYPE_SHIFT) |
+	       ((u64)LC_ENTRY_NO_LAYER << LC_ENTRY_LAYER_SHIFT);
 }
 
 /* What is to be added to an entry for each following block of its run. */

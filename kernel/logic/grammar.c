@@ -100,6 +100,12 @@ static const char *parse_data(const char *p, struct lc_run *run)
 	return parse_tail(p, run);
 }
 
+static const char *parse_error(const char *p, struct lc_run *run)
+{
+	run->entry = lc_entry_error();
+	return *p ? "has something behind its end" : NULL;
+}
+
 const char *lc_parse_run(const char *p, struct lc_run *run)
 {
 	if (!number(&p, &run->count) || !run->count)
@@ -112,9 +118,11 @@ const char *lc_parse_run(const char *p, struct lc_run *run)
 		return parse_zero(p, run);
 	if (eat(&p, 'd'))
 		return parse_data(p, run);
+	if (eat(&p, 'e'))
+		return parse_error(p, run);
 	if (*p == 'p')
 		return "is packed, which this version does not support";
-	return "is neither zero (z) nor data (d)";
+	return "is neither zero (z) nor data (d) nor an error (e)";
 }
 
 const char *lc_parse_range(const char *p, u64 *first, u64 *nr)

@@ -53,6 +53,21 @@ static void zeros_without_space(void **state)
 	assert_int_equal(lc_entry_type(0), LC_ABSENT);
 }
 
+/* Nobody's, without space, never taken for what may be written. */
+static void an_error_is_nothing_else(void **state)
+{
+	u64 e = lc_entry_error(), v;
+
+	assert_int_equal(lc_entry_type(e), LC_ERROR);
+	assert_int_equal(lc_entry_layer(e), LC_ENTRY_NO_LAYER);
+	assert_false(lc_entry_has_space(e));
+	assert_false(lc_entry_in_place(e, LC_ENTRY_NO_LAYER));
+	assert_false(lc_entry_reusable(e, LC_ENTRY_NO_LAYER));
+	assert_int_equal(lc_entry_step(e, 128), 0);
+	assert_true(lc_slot_entry(lc_slot_run(e), 511, 128) == e);
+	assert_false(lc_record_value(&qcow2_v3, e, 0, &v));
+}
+
 static void in_place_is_own_data_that_nobody_shares(void **state)
 {
 	assert_true(lc_entry_in_place(lc_entry_data(3, 77), 3));
@@ -128,6 +143,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(an_entry_keeps_what_it_was_given),
 		cmocka_unit_test(zeros_without_space),
+		cmocka_unit_test(an_error_is_nothing_else),
 		cmocka_unit_test(in_place_is_own_data_that_nobody_shares),
 		cmocka_unit_test(kept_space_is_written_by_its_owner),
 		cmocka_unit_test(a_run_in_a_slot_gives_each_entry),

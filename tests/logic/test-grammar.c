@@ -45,6 +45,11 @@ static void data_runs(void **state)
 	assert_run("1:d:0:0", 1, lc_entry_data(0, 0));
 }
 
+static void error_runs(void **state)
+{
+	assert_run("4:e", 4, lc_entry_error());
+}
+
 static void refused_runs(void **state)
 {
 	static const struct {
@@ -63,6 +68,8 @@ static void refused_runs(void **state)
 		{ "5:", "neither" },
 		{ "5:x", "neither" },
 		{ "5:p:1:2:3", "packed" },
+		{ "5:e:1", "behind" },
+		{ "5:es", "behind" },
 		{ "5:z:", "layer" },
 		{ "5:z:s", "layer" },
 		{ "5:zz", "behind" },

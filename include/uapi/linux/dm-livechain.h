@@ -11,7 +11,7 @@
 
 /* major: an incompatible table or message; minor: an addition; patch: a fix */
 #define LIVECHAIN_VERSION_MAJOR 1
-#define LIVECHAIN_VERSION_MINOR 0
+#define LIVECHAIN_VERSION_MINOR 1
 #define LIVECHAIN_VERSION_PATCH 0
 
 /* First word of the status line: the format of the rest. */
