@@ -186,7 +186,7 @@ struct lc_verb {
 static const struct lc_verb lc_verbs[] = {
 	{ LIVECHAIN_MSG_MAP, 3, UINT_MAX, lc_msg_map },
 	{ LIVECHAIN_MSG_FORGET, 2, 2, lc_msg_forget },
-	{ LIVECHAIN_MSG_LAYER, 3, 8, lc_msg_describe },
+	{ LIVECHAIN_MSG_LAYER, 2, 8, lc_msg_describe },
 	{ LIVECHAIN_MSG_HOME, 2, UINT_MAX, lc_msg_home },
 	{ LIVECHAIN_MSG_GRANT, 2, UINT_MAX, lc_msg_grant },
 	{ LIVECHAIN_MSG_RECLAIM, 1, 2, lc_msg_reclaim },

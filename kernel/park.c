@@ -127,6 +127,22 @@ void lc_park_wake_all(struct lc_view *view, enum lc_want want)
 	wake_list(&out, true);
 }
 
+void lc_park_nospace(struct lc_view *view)
+{
+	struct lc_park *park = &view->park;
+	struct lc_waiter *w;
+	unsigned long flags;
+	LIST_HEAD(out);
+
+	spin_lock_irqsave(&park->lock, flags);
+	__unpark_all(park, LC_WANT_HOME, &out);
+	__unpark_all(park, LC_WANT_POOL, &out);
+	list_for_each_entry(w, &out, list)
+		w->nospace = true;
+	spin_unlock_irqrestore(&park->lock, flags);
+	wake_list(&out, true);
+}
+
 void lc_park_close(struct lc_view *view)
 {
 	struct lc_park *park = &view->park;

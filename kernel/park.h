@@ -36,6 +36,7 @@ struct lc_waiter {
 	u64 key;
 	bool is_bio;		/* counted by status as a parked bio */
 	bool parked;		/* the table's own */
+	bool nospace;		/* when woken: there is none, give up (space and homes only) */
 	/*
 	 * @again: what was waited for may be there: look again. Otherwise the view is
 	 * being suspended: give up for now (a bio: requeue; a job: again after resume).
@@ -62,6 +63,9 @@ bool lc_unpark(struct lc_view *view, struct lc_waiter *w);
 /* Wakes who waits for that key, or for any key of that kind. Context: any. */
 void lc_park_wake(struct lc_view *view, enum lc_want want, u64 key);
 void lc_park_wake_all(struct lc_view *view, enum lc_want want);
+
+/* Wakes who waits for space or for a home: it will not come. Context: any. */
+void lc_park_nospace(struct lc_view *view);
 
 /* Turns everybody away, now and until lc_park_open(). Context: any. */
 void lc_park_close(struct lc_view *view);

@@ -3,7 +3,7 @@
 # Grants, their numbers, reclaim; writes without space or without a home wait and go on.
 # timeout: 120
 . "$(dirname "$0")/../lib-kernel.sh"
-plan 42
+plan 49
 kernel_setup 2 64
 python_checks "${RAM[@]}" <<'E2'
 nr = 65536
@@ -101,12 +101,26 @@ dm.message("grant 1 14 %d+128" % (S + 20000 // 128 * 128))
 w.end(5)
 same(disk.read(30000, 8), pattern(6, 30000, 8), "it is done in the end")
 
+# --- there is no space: who waits fails, who comes asks again
+w = Background(disk.write, 40000, pattern(8, 40000, 8))
+check(wait(lambda: [x for x in requests() if x.startswith("pool 1 0 8192 1")]), "a write waits for space")
+refused(errno.EINVAL, "of a layer that is not active none can be missing", dm.message, "layer 0 nospace")
+check(w.is_alive(), "it waits")
+dm.message("layer 1 nospace")
+refused(errno.ENOSPC, "until it is told that there is none", w.end, 5)
+same(disk.read(40000, 8), pattern(1, 40000, 8), "nothing is changed")
+w = Background(disk.write, 40000, pattern(8, 40000, 8))
+check(wait(lambda: [x for x in requests() if x.startswith("pool 1 0 8192 1")]), "the next one waits")
+dm.message("grant 1 15 %d+128" % (S + 24576))
+w.end(5)
+same(disk.read(40000, 8), pattern(8, 40000, 8), "and is done with space")
+
 # --- low
 dm.message("layer 1 low 0")
 equal([x for x in requests() if x], [], "low 0: an empty pool is not asked for")
 dm.message("layer 1 low 256")
 equal([x for x in requests() if x], ["pool 1 0 256 0"], "low 256: it is")
-dm.message("grant 1 15 %d+256" % (S + 40960))
+dm.message("grant 1 16 %d+256" % (S + 40960))
 equal([x for x in requests() if x], [], "until there is so much")
 events = dm.events()
 disk.write(50048, pattern(7, 50048, 8))
