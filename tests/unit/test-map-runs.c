@@ -269,6 +269,32 @@ static void words(void **state)
 	chain_close(&c);
 }
 
+/* A cluster that nobody can find is an error, and nothing else is; a device is not begun with one.
+ */
+static void damage(void **state)
+{
+	_cleanup_strbuf_ struct strbuf s = STRBUF_INIT;
+	struct err e = ERR_INIT;
+	struct chain c;
+
+	(void)state;
+	q_run("qemu-img create -q -f qcow2 i0 512k");
+	q_run("qemu-io -f qcow2 -c 'write -P 1 0 512k' i0 >/dev/null");
+	q_run("qemu-img create -q -f qcow2 -b i0 -F qcow2 i1 512k");
+	q_run("qemu-io -f qcow2 -c 'write -P 2 64k 64k' i1 >/dev/null");
+	q_run("printf '\\200\\0\\0\\0\\0\\005\\002\\0' | "
+	      "dd of=i0 bs=1 seek=$((0x40000 + 3 * 8)) conv=notrunc status=none");
+	chain_open(&c, 2, false);
+	c.v.block = 128;
+	q_ok(map_runs(&c.v, 0, 512 << 10, &s, &e), &e);
+	assert_string_equal(strbuf_str(&s), " 1:d:3:640 1:d:6:640 1:d:3:896 1:e 4:d:3:1152");
+	c.v.strict = true;
+	assert_int_equal(map_runs(&c.v, 0, 512 << 10, &s, &e), -EUCLEAN);
+	assert_non_null(
+		strstr(e.msg, "offset 0x50200 unaligned (L2 offset: 0x40000, L2 index: 0x3)"));
+	chain_close(&c);
+}
+
 /* A chain whose view lacks a layer is a bug that must not become wrong data. */
 static void missing_layer(void **state)
 {
@@ -300,7 +326,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(random_chains), cmocka_unit_test(misfit),
 		cmocka_unit_test(shared_space),	 cmocka_unit_test(words),
-		cmocka_unit_test(missing_layer),
+		cmocka_unit_test(damage),	 cmocka_unit_test(missing_layer),
 	};
 
 	return cmocka_run_group_tests(tests, setup, q_teardown);

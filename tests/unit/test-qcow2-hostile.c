@@ -363,7 +363,9 @@ static void bad_entries_named(void **state)
 	} bad[] = {
 		{ 0x8000000000000000 | l2, "overlaps metadata" },
 		{ 0x8000000000000000 | l1_off, "overlaps metadata" },
-		{ 0x8000000000001200, "is not on a cluster" },
+		{ 0x8000000000001200, "Cluster allocation offset 0x1200 unaligned (L2 offset: 0x" },
+		{ 0x8000000000001200, ", L2 index: 0x5); " },
+		{ 0x8000000000001201, "Preallocated zero cluster offset 0x1200 unaligned" },
 		{ 0x8000000100000000, "is not inside the file" },
 		{ 0x8000000000005002, "has reserved bits" },
 	};

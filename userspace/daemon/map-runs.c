@@ -5,8 +5,13 @@
  * A range is looked up in the top image; what that leaves unallocated is looked
  * up in the image below, and so on. A backing image that is shorter than its
  * overlay reads as zeros behind its end.
+ *
+ * What an image's metadata does not tell, being damaged, is an error run: as little as
+ * can be named, the cluster or what the L2 table maps. While a device is being
+ * made (strict) damage is an error of the whole.
  */
 #include <errno.h>
+#include <string.h>
 
 #include "view.h"
 
@@ -16,9 +21,11 @@ struct runs {
 	struct err *e;
 	uint64_t block; /* bytes */
 	uint64_t end;	/* of the view, bytes: the last block may be cut there */
+	uint64_t pos;	/* what lies before it is in a run */
 	/* the run that is being collected; count 0: none */
 	uint64_t count;
-	char kind; /* 'd', 'z' (no layer), 'l' (zero of a layer), 'k' (zero that keeps space) */
+	/* 'd', 'z' (no layer), 'l' (zero of a layer), 'k' (zero that keeps space), 'e' */
+	char kind;
 	int layer;
 	uint64_t sector;
 	bool shared;
@@ -36,8 +43,9 @@ static void flush_run(struct runs *r)
 {
 	if (!r->count)
 		return;
-	strbuf_addf(r->out, " %llu:%c", (unsigned long long)r->count, r->kind == 'd' ? 'd' : 'z');
-	if (r->kind != 'z')
+	strbuf_addf(r->out, " %llu:%c", (unsigned long long)r->count,
+		    strchr("de", r->kind) ? r->kind : 'z');
+	if (!strchr("ze", r->kind))
 		strbuf_addf(r->out, ":%d", r->layer);
 	if (r->kind == 'd' || r->kind == 'k')
 		strbuf_addf(r->out, ":%llu", (unsigned long long)r->sector);
@@ -52,6 +60,7 @@ static int emit(struct runs *r, uint64_t off, uint64_t len, char kind, int layer
 	uint64_t sectors = r->block / 512, count;
 	bool place = kind == 'd' || kind == 'k';
 
+	r->pos = off + len;
 	if (off + len == r->end)
 		len = (len + r->block - 1) / r->block * r->block;
 	if (off % r->block || len % r->block || host % 512)
@@ -91,6 +100,46 @@ static int on_run(void *arg, const struct qcow2_run *q)
 	return -EINVAL;
 }
 
+/* Damage, and not something that is wrong with us. */
+static bool is_damage(int ret)
+{
+	return ret < 0 && ret != -ENOMEM && ret != -EINVAL;
+}
+
+/* How far the damage found at r->pos goes: a bad entry is one cluster, else no entry can be read.
+ */
+static uint64_t damage_end(const struct runs *r, const struct node *n, int ret)
+{
+	bool entry = ret == -EUCLEAN || ret == -EOPNOTSUPP;
+	uint64_t size = entry ? n->info.cluster_size : n->info.region_size;
+
+	return (r->pos / size + 1) * size;
+}
+
+static int lookup_qcow2(struct level *l, uint64_t end)
+{
+	struct runs *r = l->r;
+	uint64_t seen = UINT64_MAX, stop;
+	int ret = 0;
+
+	while (r->pos < end && !ret) {
+		ret = qcow2_map(l->node->img, r->pos, end - r->pos, on_run, l, r->e);
+		if (r->v->strict || !is_damage(ret))
+			return ret;
+		if (seen == r->pos) { /* twice: it has not only been changing while it was read */
+			stop = damage_end(r, l->node, ret);
+			stop = stop < end ? stop : end;
+			service_damage(r->v, l->node, r->pos, stop - r->pos, r->e);
+			ret = emit(r, r->pos, stop - r->pos, 'e', 0, 0, false);
+		} else {
+			seen = r->pos;
+			ret = 0;
+		}
+		err_clear(r->e);
+	}
+	return ret;
+}
+
 static int lookup_in(struct runs *r, struct node *n, uint64_t off, uint64_t len)
 {
 	struct view_layer *vl = view_layer_of(r->v, n);
@@ -101,7 +150,7 @@ static int lookup_in(struct runs *r, struct node *n, uint64_t off, uint64_t len)
 			       r->v->dm, n->file->filename);
 	if (n->driver == NODE_RAW)
 		return emit(r, off, len, 'd', l.layer, off, false);
-	return qcow2_map(n->img, off, len, on_run, &l, r->e);
+	return lookup_qcow2(&l, off + len);
 }
 
 static int lookup(struct runs *r, struct node *n, uint64_t off, uint64_t len)
@@ -126,6 +175,7 @@ int map_runs(struct view *v, uint64_t off, uint64_t len, struct strbuf *out, str
 		.e = e,
 		.block = (uint64_t)v->block * 512,
 		.end = v->sectors * 512,
+		.pos = off,
 	};
 	int ret = lookup(&r, v->top, off, len);
 

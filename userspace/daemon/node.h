@@ -54,6 +54,7 @@ struct node {
 	struct qcow2 *img;
 	struct qcow2_info info;
 	char *backing_name; /* as the header has it; NULL: none */
+	bool damage_told;   /* by an event */
 };
 
 extern struct list node_list;

@@ -22,6 +22,7 @@
 #define GRANT_BYTES	  (64ULL << 20)
 #define GRANT_MIN	  (1ULL << 20)
 #define RETRY_MS	  1000
+#define LOST_MS		  10000 /* before what could not be read is read again */
 #define BATCH_MAX	  16384 /* slices in one message */
 #define BATCH_TEXT	  (128 << 10)
 #define TABLE_WINDOW	  4 /* regions made ready with the one that is needed */
@@ -45,10 +46,22 @@ static uint64_t view_bytes(const struct view *v)
 	return v->sectors * 512;
 }
 
-int service_load(struct view *v, uint64_t first, uint64_t n, struct err *e)
+/* Sends the message; 1 if the view's generation had changed, and is known now. */
+static int send_map(struct view *v, const struct strbuf *text, struct err *e)
+{
+	_cleanup_free_ char *reply = NULL;
+	unsigned long long generation;
+	int r = dm_message(v->dm, strbuf_str(text), &reply, e);
+
+	if (r || !reply || sscanf(reply, "stale %llu", &generation) != 1)
+		return r;
+	v->generation = generation;
+	return 1;
+}
+
+static int load_once(struct view *v, uint64_t first, uint64_t n, struct err *e)
 {
 	_cleanup_strbuf_ struct strbuf text = STRBUF_INIT;
-	_cleanup_free_ char *reply = NULL;
 	uint64_t off = first * slice_bytes(v), len = n * slice_bytes(v);
 	int r;
 
@@ -65,7 +78,17 @@ int service_load(struct view *v, uint64_t first, uint64_t n, struct err *e)
 		v->ahead_batch /= 2;
 	else if (text.len < BATCH_TEXT / 4 && v->ahead_batch < BATCH_MAX)
 		v->ahead_batch *= 2;
-	return dm_message(v->dm, strbuf_str(&text), &reply, e);
+	return send_map(v, &text, e);
+}
+
+int service_load(struct view *v, uint64_t first, uint64_t n, struct err *e)
+{
+	int r;
+
+	do
+		r = load_once(v, first, n, e);
+	while (r > 0);
+	return r;
 }
 
 /*
@@ -179,6 +202,23 @@ static void space_again(struct view *v)
 	v->nospace = false;
 }
 
+/* As QEMU: one event for an image, whatever else is found in it. */
+static void tell_damage(struct view *v, struct node *n, const struct err *e)
+{
+	if (n->damage_told)
+		return;
+	n->damage_told = true;
+	if (e->code == EUCLEAN)
+		event_post("BLOCK_IMAGE_CORRUPTED",
+			   json_pack("{s:s, s:s, s:s, s:b}", "device", v->dm, "node-name", n->name,
+				     "msg", e->msg, "fatal", 0));
+	else
+		event_post("BLOCK_IO_ERROR",
+			   json_pack("{s:s, s:s, s:s, s:s, s:s, s:b, s:s}", "qom-path", "",
+				     "device", v->dm, "node-name", n->name, "operation", "read",
+				     "action", "report", "nospace", 0, "reason", e->msg));
+}
+
 static void service_failed(struct view *v, const char *what, const struct err *e)
 {
 	v->service_retry = true;
@@ -187,9 +227,41 @@ static void service_failed(struct view *v, const char *what, const struct err *e
 	snprintf(v->trouble, sizeof(v->trouble), "%s", e->msg);
 	log_error("'%s': %s: %s", v->dm, what, e->msg);
 	if (e->code == EUCLEAN)
-		event_post("BLOCK_IMAGE_CORRUPTED",
-			   json_pack("{s:s, s:s, s:s, s:b}", "device", v->dm, "node-name",
-				     v->top->name, "msg", e->msg, "fatal", 0));
+		tell_damage(v, v->top, e);
+}
+
+void service_damage(struct view *v, struct node *n, uint64_t off, uint64_t len, const struct err *e)
+{
+	struct view_lost l = { .slice = off / slice_bytes(v), .since = ev_now_ms() };
+
+	log_error("'%s': guest offsets %llu to %llu can't be used: %s", v->dm,
+		  (unsigned long long)off, (unsigned long long)(off + len - 1), e->msg);
+	tell_damage(v, n, e);
+	if (e->code == EUCLEAN || e->code == EOPNOTSUPP)
+		return; /* stays so */
+	l.n = (off + len + slice_bytes(v) - 1) / slice_bytes(v) - l.slice;
+	v->lost = xreallocarray(v->lost, v->nr_lost + 1, sizeof(*v->lost));
+	v->lost[v->nr_lost++] = l;
+}
+
+/* Has slices loaded anew that could not be read some time ago, when somebody asks for them. */
+static void try_lost(struct view *v)
+{
+	uint64_t blocks = (v->sectors + v->block - 1) / v->block, first, n;
+
+	for (unsigned i = v->nr_lost; i-- > 0;) {
+		if (v->lost[i].since + LOST_MS > ev_now_ms())
+			continue;
+		first = v->lost[i].slice * SLICE_BLOCKS;
+		n = v->lost[i].n * SLICE_BLOCKS;
+		n = first + n > blocks ? blocks - first : n;
+		if (view_message(v, NULL, NULL, "forget %llu %llu", (unsigned long long)first,
+				 (unsigned long long)n))
+			continue;
+		v->generation++;
+		v->lost[i] = v->lost[--v->nr_lost];
+	}
+	v->service_retry |= v->nr_lost > 0;
 }
 
 /* A write may wait for a grant or for a table: both are space. */
@@ -348,13 +420,11 @@ static void load_ahead(struct view *v)
 	if (v->ahead >= slice_count(v))
 		return;
 	r = ahead_homes(v, n, &e);
-	if (r == -ENOSPC) { /* nobody waits for it yet: the write that does will */
+	if (r) { /* nobody waits for it yet: the write that does will say it */
 		v->ahead_tables = 0;
 		err_clear(&e);
-		r = 0;
 	}
-	if (!r)
-		r = service_load(v, v->ahead, n, &e);
+	r = service_load(v, v->ahead, n, &e);
 	if (r) {
 		service_failed(v, "can't load the map ahead", &e);
 		return;
@@ -382,6 +452,7 @@ static void service_work(void *arg)
 	pthread_mutex_lock(&v->lock);
 	v->service_more = v->service_retry = false;
 	if (!v->dead) {
+		try_lost(v);
 		any = serve_requests(v, &e);
 		if (e.code)
 			log_debug("'%s': requests: %s", v->dm, e.msg);

@@ -111,6 +111,7 @@ static int choose_block(const struct node *top, uint32_t *ret, struct err *e)
 void view_free(struct view *v)
 {
 	free(v->layers);
+	free(v->lost);
 	free(v->dm);
 	free(v->kname);
 	free(v->uuid);
@@ -374,7 +375,7 @@ static uint64_t all_slices(const struct view *v)
 	return (v->sectors + per - 1) / per;
 }
 
-/* Loads slices up to @limit now. */
+/* Loads slices up to @limit now. Damage is an error. */
 static int load_up_to(struct view *v, uint64_t limit, struct err *e)
 {
 	int r = 0;
@@ -386,7 +387,9 @@ static int load_up_to(struct view *v, uint64_t limit, struct err *e)
 
 		pthread_mutex_lock(&v->lock);
 		n = v->ahead_batch < limit - v->ahead ? v->ahead_batch : limit - v->ahead;
+		v->strict = true;
 		r = service_load(v, v->ahead, n, e);
+		v->strict = false;
 		if (!r)
 			v->ahead += n;
 		pthread_mutex_unlock(&v->lock);

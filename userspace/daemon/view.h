@@ -54,6 +54,12 @@ struct view_status {
 	unsigned nr_jobs;
 };
 
+/* Slices that were loaded with errors because an L2 table could not be read. */
+struct view_lost {
+	uint64_t slice, n;
+	uint64_t since; /* ev_now_ms() */
+};
+
 struct view {
 	struct list link; /* in view_list */
 	char *dm;	  /* name under /dev/mapper */
@@ -80,6 +86,9 @@ struct view {
 	bool nospace;	       /* the image's place is full; retried */
 	char trouble[ERR_MSG_MAX]; /* last said of a request that could not be served */
 	bool failed;	       /* the kernel has made it read-only */
+	bool strict;	       /* damage ends a load; otherwise it is loaded as errors */
+	struct view_lost *lost; /* what could not be read, and is tried again */
+	unsigned nr_lost;
 	struct view_job seen[VIEW_JOBS_MAX]; /* job states when last asked */
 	unsigned nr_seen;
 
@@ -180,6 +189,14 @@ void service_kick_all(void);
 int service_load(struct view *v, uint64_t first_slice, uint64_t n, struct err *e);
 int service_homes(struct view *v, int id, uint64_t guest_off, uint64_t len, struct err *e);
 int service_grant(struct view *v, int id, uint64_t bytes, struct err *e);
+
+/*
+ * The metadata of @n for [@off, @off + @len) of the guest's disk is damaged (EUCLEAN), or could not
+ * be read: it is loaded as an error. Tells clients, once for an image. What could not be read is
+ * tried again. With @v->lock held.
+ */
+void service_damage(struct view *v, struct node *n, uint64_t off, uint64_t len,
+		    const struct err *e);
 
 /* What service.c tells of a view's jobs: called on the loop after each look. */
 extern void (*service_jobs_changed)(struct view *v);

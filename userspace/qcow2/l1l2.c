@@ -141,6 +141,7 @@ struct mapper {
 	void *opaque;
 	struct err *e;
 	struct qcow2_run run; /* not yet given to @fn */
+	uint64_t table;	      /* the L2 table that is being read */
 };
 
 static int emit(struct mapper *m)
@@ -180,6 +181,20 @@ static int bad_entry(struct mapper *m, uint64_t guest, uint64_t host, const char
 		       (unsigned long long)guest, (unsigned long long)host, why);
 }
 
+/* With the words that QEMU has for it. */
+static int bad_offset(struct mapper *m, uint64_t guest, const struct l2_entry *x)
+{
+	unsigned int bits = m->img->hdr.cluster_bits;
+	char why[160];
+
+	snprintf(why, sizeof(why),
+		 "is not on a cluster: %s offset %#llx unaligned (L2 offset: %#llx, L2 index: %#x)",
+		 x->kind == QCOW2_ZERO_ALLOC ? "Preallocated zero cluster" : "Cluster allocation",
+		 (unsigned long long)x->off, (unsigned long long)m->table,
+		 (unsigned int)((guest >> bits) & ((1ull << m->img->l2_bits) - 1)));
+	return bad_entry(m, guest, x->off, why);
+}
+
 /* A cluster that holds guest data: no metadata, and refcounts agree. */
 static int __check_owner(struct mapper *m, uint64_t guest, const struct l2_entry *x)
 {
@@ -206,6 +221,8 @@ static int __take_entry(struct mapper *m, uint64_t raw, uint64_t guest, struct l
 {
 	const char *why = l2_parse(m->img, raw, x);
 
+	if (why && !x->compressed && x->off & (m->img->cluster_size - 1))
+		return bad_offset(m, guest, x);
 	if (why)
 		return bad_entry(m, guest, x->off, why);
 	if (x->compressed)
@@ -257,6 +274,7 @@ static int map_table(struct mapper *m, uint64_t table, uint64_t pos, uint64_t en
 
 	if (!raw)
 		return -ENOMEM;
+	m->table = table;
 	while (pos < end && r == 0) {
 		uint64_t i = (pos >> bits) & ((1ull << img->l2_bits) - 1);
 		uint64_t base = i & ~(uint64_t)511; /* read whole 4 KiB units */
