@@ -182,13 +182,22 @@ static uint64_t grant_size(const struct view *v)
 	return bytes < (8ULL << 20) ? 8ULL << 20 : bytes > GRANT_BYTES ? GRANT_BYTES : bytes;
 }
 
+/*
+ * A guest's writes wait until there is space. A job's fail: what happens then is for its
+ * on-target-error to say.
+ */
 static void no_space(struct view *v, const struct node *n, const struct err *e)
 {
 	v->service_retry = true;
+	if (v->internal)
+		(void)view_message(v, NULL, NULL, "layer %d nospace", v->active);
 	if (v->nospace)
 		return;
 	v->nospace = true;
-	log_warn("'%s': writes wait for space: %s", v->dm, e->msg);
+	log_warn("'%s': %s: %s", v->dm,
+		 v->internal ? "a job's writes find no space" : "writes wait for space", e->msg);
+	if (v->internal)
+		return;
 	event_post("BLOCK_IO_ERROR",
 		   json_pack("{s:s, s:s, s:s, s:s, s:s, s:b, s:s}", "qom-path", "", "device", v->dm,
 			     "node-name", n->name, "operation", "write", "action", "stop",
