@@ -13,12 +13,13 @@
 #include <time.h>
 
 #include "block/loop.h"
+#include "block/udev.h"
 #include "lib/cleanup.h"
 #include "lib/fault.h"
 
 #define LOOP_MAJOR   7
 #define ATTACH_TRIES 64
-#define LOOP_TAG     "livechain" /* lo_file_name of ours: shown by losetup, seen by udev rules */
+#define LOOP_TAG     "livechain" /* lo_file_name of ours: shown by losetup */
 
 static void closedirp(DIR **d)
 {
@@ -102,6 +103,7 @@ static int configure(int fd, const struct loop_options *opt, struct loop_dev *de
 	if (opt->read_only)
 		cfg.info.lo_flags |= LO_FLAGS_READ_ONLY;
 	snprintf((char *)cfg.info.lo_file_name, LO_NAME_SIZE, LOOP_TAG);
+	udev_hide_loop(dev->number, opt->path);
 	if (ioctl(dev->fd, LOOP_CONFIGURE, &cfg) < 0) {
 		if (errno == EBUSY)
 			return -EBUSY;
@@ -249,9 +251,10 @@ int loop_open(dev_t devno, struct loop_dev *ret, struct err *e)
 
 void loop_detach(struct loop_dev *dev)
 {
-	if (dev->fd >= 0) {
-		closep(&dev->fd);
-		FAULT_POINT("release", dev->path);
-	}
+	if (dev->fd < 0)
+		return;
+	closep(&dev->fd);
+	FAULT_POINT("release", dev->path);
 	dev->fd = -1;
+	udev_loop_gone(dev->number);
 }
