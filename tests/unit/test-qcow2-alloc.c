@@ -565,6 +565,29 @@ static void reclaim_knows_all_metadata(void **state)
 	free(after);
 }
 
+/* A crash may leave refcounts that are durable and a file whose new size is not. */
+static void reclaim_knows_a_lost_end(void **state)
+{
+	struct qcow2_create_opts o = { .size = 64 << 20, .cluster_bits = 12 };
+	struct qcow2_range *v, all = { 0, UINT64_MAX };
+	struct bench b;
+	uint64_t freed;
+	size_t n;
+
+	(void)state;
+	bench_new(&b, &o, 0, 0);
+	q_ok(qcow2_alloc_clusters(b.img, 3000, 0, &v, &n, &b.e), &b.e);
+	q_run("truncate -s %llu a.qcow2", (unsigned long long)v[n - 1].off);
+	reopen(&b);
+	q_ok(qcow2_reclaim(b.img, &all, 1, 0, &freed, &b.e), &b.e);
+	assert_int_equal(freed, 3000 * b.info.cluster_size);
+	q_run("truncate -s 100M a.qcow2"); /* whatever is left would be seen now */
+	reopen(&b);
+	q_check_clean("a.qcow2", b.img, 0);
+	free(v);
+	bench_done(&b);
+}
+
 static void reclaim_stops_at_damage(void **state)
 {
 	struct qcow2_create_opts o = { .size = 64 << 20 };
@@ -761,6 +784,7 @@ int main(void)
 		cmocka_unit_test(shared_table_is_copied),
 		cmocka_unit_test(reclaim_takes_only_leaks),
 		cmocka_unit_test(reclaim_knows_all_metadata),
+		cmocka_unit_test(reclaim_knows_a_lost_end),
 		cmocka_unit_test(reclaim_stops_at_damage),
 		cmocka_unit_test(set_backing),
 		cmocka_unit_test(unknown_is_kept),

@@ -50,15 +50,12 @@ void journal_close(const char *image)
 int journal_recover(const char *image, struct qcow2 *img, struct err *e)
 {
 	_cleanup_free_ char *path = journal_path(image);
-	struct qcow2_range all = { 0, 0 };
-	struct qcow2_info info;
+	const struct qcow2_range all = { 0, UINT64_MAX };
 	uint64_t freed = 0;
 	int r;
 
 	if (access(path, F_OK))
 		return 0;
-	qcow2_get_info(img, &info);
-	all.len = info.host_size;
 	r = qcow2_reclaim(img, &all, 1, 0, &freed, e);
 	if (r)
 		return r;

@@ -10,12 +10,44 @@
 
 #include "internal.h"
 
+/* How far a file may have grown without its size being durable: more than all that is granted at once. */
+#define LOST_MAX (1ull << 30)
+
 struct reclaim {
 	struct qcow2 *img;
 	struct ranges list; /* candidates: sorted, apart, whole clusters */
 	uint64_t *first;    /* of each range: the number of its first cluster */
 	uint8_t *used;	    /* a bit for each candidate cluster */
 };
+
+/*
+ * Refcounts may have become durable before the size of the file that grew for them. What
+ * they say is in use behind the end would be leaked for good, and be seen once the file
+ * grows again: the file is made as long as they say, so that it can be freed.
+ */
+static int __restore_end(struct qcow2 *img, struct err *e)
+{
+	uint64_t limit = img->end + (LOST_MAX >> img->hdr.cluster_bits), end = img->end;
+	int r = 0;
+
+	if (img->io->capacity)
+		return 0;
+	for (uint64_t c = img->end; c < limit && r == 0; c++) {
+		enum rc_state state;
+
+		r = __rc_state(img, c, &state, e);
+		if (r == 0 && state != RC_FREE)
+			end = c + 1;
+	}
+	if (r < 0 || end == img->end)
+		return r;
+	r = img->io->truncate(img->io, end * img->cluster_size, e);
+	if (r < 0)
+		return r;
+	img->end = end;
+	img->file_size = end * img->cluster_size;
+	return 0;
+}
 
 /* The whole clusters of the candidates that the file has. */
 static int take_candidates(struct reclaim *c, const struct qcow2_range *v, size_t n, struct err *e)
@@ -140,6 +172,8 @@ int qcow2_reclaim(struct qcow2 *img, const struct qcow2_range *candidates, size_
 	r = __change_begin(img, e);
 	if (r == 0 && img->hdr.has_unknown_ext)
 		n = 0;
+	if (r == 0 && n)
+		r = __restore_end(img, e);
 	if (r == 0)
 		r = take_candidates(&c, candidates, n, e);
 	if (r == 0)
