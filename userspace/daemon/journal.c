@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
+#include <dirent.h>
 #include <errno.h>
 #include <unistd.h>
 
@@ -9,10 +10,28 @@
 
 static char *journal_dir;
 
+/* A journal that was being written when an earlier daemon died: nothing was granted yet. */
+static void drop_unfinished(const char *name)
+{
+	size_t len = strlen(name), suffix = strlen(UTIL_NEW_SUFFIX);
+	_cleanup_free_ char *path = path_join(journal_dir, name);
+
+	if (len > suffix && streq(name + len - suffix, UTIL_NEW_SUFFIX) && unlink(path))
+		log_warn("cannot remove '%s': %s", path, strerror(errno));
+}
+
 void journal_init(const char *state_dir)
 {
+	struct dirent *de;
+	DIR *d;
+
 	free(journal_dir);
 	journal_dir = path_join(state_dir, "grants");
+	d = opendir(journal_dir);
+	while (d && (de = readdir(d)))
+		drop_unfinished(de->d_name);
+	if (d)
+		closedir(d);
 }
 
 /* FNV-1a of the image's path: a name for its journal. The path itself is inside. */

@@ -272,8 +272,8 @@ static int fsync_dir_of(const char *path, struct err *e)
 
 int write_file_durably(const char *path, const void *data, size_t len, unsigned mode, struct err *e)
 {
-	_cleanup_free_ char *tmp = xasprintf("%s.XXXXXX", path);
-	_cleanup_close_ int fd = mkostemp(tmp, O_CLOEXEC);
+	_cleanup_free_ char *tmp = xasprintf("%s" UTIL_NEW_SUFFIX, path);
+	_cleanup_close_ int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
 	int r;
 
 	if (fd < 0)

@@ -64,9 +64,11 @@ int write_all(int fd, const void *buf, size_t len);
 int read_file(const char *path, size_t max, char **ret, size_t *ret_len, struct err *e);
 /*
  * Replaces @path by @data: temporary file in the same folder, fsync, rename, fsync of the
- * folder. After success the new content survives a power cut; before it the old. Blocks:
- * belongs on a worker.
+ * folder. After success the new content survives a power cut; before it the old. The
+ * temporary file has one name, @path and UTIL_NEW_SUFFIX: what a crash leaves is used by the
+ * next call. One caller at a time for one @path. Blocks: belongs on a worker.
  */
+#define UTIL_NEW_SUFFIX ".new"
 int write_file_durably(const char *path, const void *data, size_t len, unsigned mode,
 		       struct err *e);
 
