@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "daemon/core.h"
+#include "daemon/guard.h"
 #include "daemon/options.h"
 #include "daemon/process.h"
 #include "daemon/startup.h"
@@ -58,8 +59,13 @@ static int run(const struct options *o, struct err *e)
 	}
 	r = state_fd = process_lock_state(o->state_dir, e);
 	if (r >= 0) {
+		struct err why = ERR_INIT;
+
 		process_harden();
+		if (guard_start(&why))
+			log_warn("%s", why.msg);
 		r = serve(o, e);
+		guard_stop();
 	}
 	if (o->pidfile)
 		(void)unlink(o->pidfile);

@@ -11,6 +11,7 @@
 #include "../../include/uapi/linux/dm-livechain.h"
 #include "../lib/log.h"
 #include "ctl.h"
+#include "guard.h"
 #include "journal.h"
 #include "state.h"
 #include "view.h"
@@ -285,14 +286,24 @@ static int wait_committed(struct view *v)
 /* The commit comes first, so that little is left for the time in which the guest waits. */
 int view_suspend(struct view *v, struct err *e)
 {
+	int r;
+
 	if (v->active != VIEW_NONE)
 		(void)wait_committed(v);
-	return dm_suspend(v->dm, true, e);
+	guard_hold(v->dm);
+	r = dm_suspend(v->dm, true, e);
+	if (r)
+		guard_release(v->dm);
+	return r;
 }
 
 int view_resume(struct view *v, struct err *e)
 {
-	return dm_resume(v->dm, e);
+	int r = dm_resume(v->dm, e);
+
+	if (!r)
+		guard_release(v->dm);
+	return r;
 }
 
 int view_add_layer(struct view *v, struct node *node, dev_t devno, bool dest, struct err *e)
@@ -544,7 +555,10 @@ int view_reclaim(struct view *v, int id, struct err *e)
 	if (r)
 		return r;
 	parse_ranges(reply, &ranges, &nr);
-	if (nr)
+	/* An earlier daemon may have freed them already, and not told the kernel. */
+	if (nr && v->adopted)
+		r = qcow2_reclaim(n->img, ranges, nr, 0, NULL, e);
+	else if (nr)
 		r = qcow2_free_clusters(n->img, ranges, nr, 0, e);
 	if (!r)
 		r = view_message(v, e, NULL, "reclaim %d done", id);
@@ -601,6 +615,7 @@ int view_stop(struct view *v, struct err *e)
 		mark_dead(v, false);
 		return r;
 	}
+	guard_release(v->dm);
 	if (v->active != VIEW_NONE && view_recover(v, v->top, &leaks))
 		log_warn("'%s': %s", v->dm, leaks.msg);
 	unlink_view(v);

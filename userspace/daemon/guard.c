@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * The two talk by a pipe: '+' or '-' and a device's name, as one record of fixed size. Its
+ * end is the daemon's end. The guard makes the one ioctl itself: nothing of libdevmapper's
+ * state is valid after a fork, and it must not need memory then.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/dm-ioctl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "../lib/log.h"
+#include "../lib/util.h"
+#include "guard.h"
+
+#define HELD_MAX  64
+#define TRIES	  50
+#define PAUSE_MS  100
+#define CONTROL	  "/dev/mapper/control"
+
+struct record {
+	char what;
+	char dm[DM_NAME_LEN];
+};
+
+static int daemon_end = -1;
+
+/* --- the guard's process --- */
+
+static char held[HELD_MAX][DM_NAME_LEN];
+static int control = -1;
+
+static void note(const struct record *rec)
+{
+	int free_slot = -1;
+
+	for (int i = 0; i < HELD_MAX; i++) {
+		if (streq(held[i], rec->dm)) {
+			if (rec->what == '-')
+				held[i][0] = '\0';
+			return;
+		}
+		if (!held[i][0])
+			free_slot = i;
+	}
+	if (rec->what == '+' && free_slot >= 0)
+		memcpy(held[free_slot], rec->dm, sizeof(held[0]));
+}
+
+static void resume(const char *dm)
+{
+	struct timespec nap = { 0, PAUSE_MS * 1000000L };
+
+	for (int i = 0; i < TRIES; i++) {
+		struct dm_ioctl io = {
+			.version = { 4, 0, 0 },
+			.data_size = sizeof(io),
+			.data_start = sizeof(io),
+		};
+
+		memcpy(io.name, dm, sizeof(io.name));
+		if (!ioctl(control, DM_DEV_SUSPEND, &io) || errno == ENXIO)
+			return;
+		nanosleep(&nap, NULL);
+	}
+}
+
+/* Ends with the daemon and not with its group, terminal or folder; holds nothing open. */
+static int settle(int fd)
+{
+	static const int ignored[] = { SIGTERM, SIGINT, SIGHUP, SIGPIPE, SIGQUIT };
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+	for (int i = 0; null >= 0 && i <= 2; i++)
+		(void)dup2(null, i);
+	if (fd != 3) {
+		if (dup2(fd, 3) < 0)
+			return -1;
+		fd = 3;
+	}
+	(void)close_range(4, ~0U, 0);
+	for (size_t i = 0; i < ARRAY_SIZE(ignored); i++)
+		(void)signal(ignored[i], SIG_IGN);
+	(void)prctl(PR_SET_NAME, "lc-guard");
+	(void)chdir("/");
+	(void)mlockall(MCL_CURRENT | MCL_FUTURE);
+	return fd;
+}
+
+static void __attribute__((noreturn)) guard(int fd)
+{
+	struct record rec;
+
+	fd = settle(fd);
+	while (fd >= 0) {
+		ssize_t n = recv(fd, &rec, sizeof(rec), 0);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n != sizeof(rec))
+			break;
+		if (control < 0) /* there once there is a device */
+			control = open(CONTROL, O_RDWR | O_CLOEXEC);
+		note(&rec);
+	}
+	for (int i = 0; i < HELD_MAX; i++) {
+		if (held[i][0])
+			resume(held[i]);
+	}
+	_exit(0);
+}
+
+/* --- the daemon's side --- */
+
+int guard_start(struct err *e)
+{
+	int fds[2];
+	pid_t pid;
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds) < 0)
+		return err_set(e, errno, "Could not make a socket pair: %s", strerror(errno));
+	pid = fork();
+	if (pid == 0) {
+		close(fds[0]);
+		guard(fds[1]);
+	}
+	close(fds[1]);
+	if (pid < 0) {
+		close(fds[0]);
+		return err_set(e, errno, "Could not start a process: %s", strerror(errno));
+	}
+	daemon_end = fds[0];
+	return 0;
+}
+
+void guard_stop(void)
+{
+	if (daemon_end >= 0)
+		close(daemon_end);
+	daemon_end = -1;
+}
+
+static void tell(char what, const char *dm)
+{
+	struct record rec = { .what = what };
+
+	if (daemon_end < 0)
+		return;
+	snprintf(rec.dm, sizeof(rec.dm), "%s", dm);
+	/* It reads at once; one that has gone must not stop us. */
+	if (send(daemon_end, &rec, sizeof(rec), MSG_NOSIGNAL) < 0)
+		log_warn("the process that resumes devices after us is gone: %s", strerror(errno));
+}
+
+void guard_hold(const char *dm)
+{
+	tell('+', dm);
+}
+
+void guard_release(const char *dm)
+{
+	tell('-', dm);
+}

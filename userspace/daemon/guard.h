@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Who lets a guest go on when the daemon dies while it holds the guest's device suspended: a
+ * small process beside the daemon, which waits for its end and resumes what it held. A new
+ * daemon would do the same, but that may take long to come.
+ *
+ * A resume is right at every moment at which a daemon can die: what is active is for the
+ * kernel to say, and a new daemon asks it (view-state.c).
+ */
+#ifndef LIVECHAIN_GUARD_H
+#define LIVECHAIN_GUARD_H
+
+#include "lib/err.h"
+
+/* Starts it. Before any thread. Without it all works, a guest may have to wait longer. */
+int guard_start(struct err *e);
+/* Our end was clean: it ends too. */
+void guard_stop(void);
+
+/* Control thread: @dm is about to be suspended; is resumed, or gone. Nothing if not started. */
+void guard_hold(const char *dm);
+void guard_release(const char *dm);
+
+#endif
