@@ -4,7 +4,7 @@
  * backing image and is never written again.
  *
  * Steps and what a crash after each leaves (Documentation/design/crash-consistency.rst):
- *  1. the overlay exists, durable and empty         - an unused file
+ *  1. the overlay exists, durable and empty         - an unused file; the command may be repeated
  *  2. it is a layer of the device, with tables and space - as before; the file has leaks
  *  3. the state folder knows the new chain          - the kernel says which layer is active
  *  4. suspend (all recorded), activate, resume      - I5: the overlay is openable with its
@@ -172,7 +172,45 @@ static int take_snapshot(struct node *old, struct node *overlay, struct err *e)
 	return state_save(e);
 }
 
-/* A new overlay's file: made, or taken if it is empty; never written over. */
+static bool same_str(const char *a, const char *b)
+{
+	return a && b && streq(a, b);
+}
+
+/* An overlay as we would make it: without data it holds nothing that could be lost. */
+static bool is_same_overlay(struct qio *io, const struct qcow2_create_opts *o)
+{
+	struct qcow2_info info;
+	struct qcow2 *img = NULL;
+	bool same;
+
+	if (qcow2_open(io, 0, &img, NULL))
+		return false;
+	qcow2_get_info(img, &info);
+	same = info.virtual_size == o->size && !info.snapshots && !info.has_bitmaps &&
+	       same_str(info.backing_file, o->backing_file) &&
+	       same_str(info.backing_format, o->backing_format) &&
+	       !qcow2_map(img, 0, o->size, has_data_cb, NULL, NULL);
+	qcow2_close(img);
+	return same;
+}
+
+/*
+ * An overlay is never written over. A file that is there is taken if it is empty, or what
+ * this command leaves when the daemon dies in it: so that it can be given again.
+ */
+static int check_free_file(struct qio *io, const struct qcow2_create_opts *o, struct err *e)
+{
+	uint64_t size;
+	int r = io->is_bdev ? 0 : io->size(io, &size, e);
+
+	if (r || io->is_bdev || !size || qcow2_is_unfinished(io) || is_same_overlay(io, o))
+		return r;
+	return err_set(e, EEXIST,
+		       "Could not create '%s': it exists and is not empty; remove it, or use mode 'existing' if it is the overlay",
+		       io->name);
+}
+
 static int create_file(const char *path, struct err *e)
 {
 	struct stat st;
@@ -180,10 +218,6 @@ static int create_file(const char *path, struct err *e)
 
 	if (fd < 0 || fstat(fd, &st))
 		return err_set(e, errno, "Could not create '%s': %s", path, strerror(errno));
-	if (S_ISREG(st.st_mode) && st.st_size)
-		return err_set(e, EEXIST,
-			       "Could not create '%s': it exists and is not empty; remove it, or use mode 'existing' if it is the overlay",
-			       path);
 	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
 		return err_set(e, EINVAL, "Could not create '%s': it is no file or block device", path);
 	return 0;
@@ -212,6 +246,8 @@ static int create_overlay(const char *path, const struct node *old, struct err *
 	r = image_lock(fd, path, IMAGE_LOCK_ACTIVE_PERM, IMAGE_LOCK_UNSHARED, &lock, e);
 	if (!r)
 		r = qio_file_new(fd, path, &io, e);
+	if (!r)
+		r = check_free_file(io, &opts, e);
 	if (!r)
 		r = qcow2_create(io, &opts, e);
 	return r;

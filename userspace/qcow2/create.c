@@ -2,13 +2,16 @@
 /*
  * A new, empty image: header, refcount table, refcount blocks, L1 table, in
  * this order. The first cluster is wiped first and the header is written last,
- * so that what a crash leaves is no image.
+ * so that what a crash leaves is no image; a file says in its first bytes what it is.
  */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "internal.h"
+
+/* At the start of a file that is to become an image. */
+static const char unfinished[] = "livechain: an image whose creation did not end; it holds nothing\n";
 
 /* All in clusters. */
 struct layout {
@@ -84,7 +87,17 @@ static int plan_layout(const struct qio *io, struct layout *l, struct err *e)
 	return 0;
 }
 
-/* No image is there any more; all of ours reads as zeros and has its space. */
+/* From here on the file says of itself that it holds nothing. */
+static int mark_unfinished(struct qio *io, struct err *e)
+{
+	int r = io->truncate(io, 0, e);
+
+	if (r == 0)
+		r = io->pwrite(io, unfinished, sizeof(unfinished), 0, e);
+	return r < 0 ? r : io->flush(io, e);
+}
+
+/* No image is there any more; all of ours reads as zeros (but that) and has its space. */
 static int wipe(struct qio *io, const struct layout *l, struct err *e)
 {
 	int r;
@@ -95,7 +108,7 @@ static int wipe(struct qio *io, const struct layout *l, struct err *e)
 			r = io->flush(io, e);
 		return r < 0 ? r : io->zero(io, l->c, (l->total - 1) * l->c, e);
 	}
-	r = io->truncate(io, 0, e);
+	r = mark_unfinished(io, e);
 	if (r == 0)
 		r = io->truncate(io, l->total * l->c, e);
 	return r < 0 ? r : io->allocate(io, 0, l->total * l->c, e);
@@ -113,6 +126,14 @@ static int write_refcounts(struct qio *io, const struct layout *l, struct err *e
 	for (uint64_t i = 0; i < l->total; i++)
 		rb_set(buf + l->rt * l->c, l->h.refcount_order, i, 1);
 	return io->pwrite(io, buf, bytes, l->c, e);
+}
+
+bool qcow2_is_unfinished(struct qio *io)
+{
+	char buf[sizeof(unfinished)];
+
+	return !io->is_bdev && io->pread(io, buf, sizeof(buf), 0, NULL) == 0 &&
+	       !memcmp(buf, unfinished, sizeof(buf));
 }
 
 int qcow2_create(struct qio *io, const struct qcow2_create_opts *opts, struct err *e)

@@ -248,6 +248,9 @@ struct qcow2_create_opts {
  */
 int qcow2_create(struct qio *io, const struct qcow2_create_opts *opts, struct err *e);
 
+/* Is the file what a crash within qcow2_create() left? It holds nothing then. */
+bool qcow2_is_unfinished(struct qio *io);
+
 struct qcow2_report {
 	uint64_t corruptions;	    /* refcount too low, COPIED wrong, overlap, bad entry */
 	uint64_t leaks;		    /* clusters with a refcount above their references */
