@@ -475,18 +475,24 @@ static void job_ends(void **state)
 	assert_int_equal(view_find("vm1")->jobs, 0);
 }
 
+/* A backup that a user or an error had paused when the file was written. */
+static void file_has_job(void)
+{
+	nodes_and("\"views\": [{\"dm\": \"vm1\", \"kname\": \"vm1.1\", \"uuid\": \"disk-1\", \"writable\": true, "
+		  "\"top\": \"a\", \"sectors\": 2048, \"block\": 128, \"active\": 0, \"next-id\": 2, \"layers\": "
+		  "[{\"id\": 0, \"node\": \"a\", \"device\": 1792}, {\"id\": 1, \"device\": 1793, \"dest\": true}]}], " EXPORT
+		  ", \"jobs\": [{\"id\": \"b0\", \"type\": \"backup\", \"status\": \"paused\", \"user-paused\": true, \"speed\": 7, "
+		  "\"len\": 10, \"offset\": 5, \"dest\": 1, \"source\": \"vm1\", \"source-node\": \"a\", \"io-status\": \"nospace\"}]");
+}
+
 static void job_runs_on(void **state)
 {
 	struct err e = ERR_INIT;
 	struct job *j;
 
 	(void)state;
-	kernel("1 vm1.1 5 rw 128 0 2/2 0 0 0 2" LAYER("0") " 1 0 - 0 0 clean 1 b0 running 65536/1048576 7 - 1");
-	nodes_and("\"views\": [{\"dm\": \"vm1\", \"kname\": \"vm1.1\", \"uuid\": \"disk-1\", \"writable\": true, "
-		  "\"top\": \"a\", \"sectors\": 2048, \"block\": 128, \"active\": 0, \"next-id\": 2, \"layers\": "
-		  "[{\"id\": 0, \"node\": \"a\", \"device\": 1792}, {\"id\": 1, \"device\": 1793, \"dest\": true}]}], " EXPORT
-		  ", \"jobs\": [{\"id\": \"b0\", \"type\": \"backup\", \"status\": \"paused\", \"user-paused\": true, \"speed\": 7, "
-		  "\"len\": 10, \"offset\": 5, \"dest\": 1, \"source\": \"vm1\", \"source-node\": \"a\", \"io-status\": \"nospace\"}]");
+	kernel("1 vm1.1 5 rw 128 0 2/2 0 0 0 2" LAYER("0") " 1 0 - 0 0 clean 1 b0 paused 65536/1048576 7 stopped:write:28 1");
+	file_has_job();
 	q_ok(restore(&e), &e);
 	j = job_find("b0");
 	assert_int_equal(j->status, JOB_PAUSED);
@@ -497,6 +503,16 @@ static void job_runs_on(void **state)
 	assert_int_equal(view_find("vm1")->jobs, 1);
 	assert_string_equal(node_find("a")->job, "b0");
 	assert_null(strstr(k.log, "cancel"));
+	/* The daemon died after it had told the kernel, before it told the file. */
+	forget(NULL);
+	kernel("1 vm1.1 5 rw 128 0 2/2 0 0 0 2" LAYER("0") " 1 0 - 0 0 clean 1 b0 running 65536/1048576 9 - 1");
+	file_has_job();
+	q_ok(restore(&e), &e);
+	j = job_find("b0");
+	assert_int_equal(j->status, JOB_RUNNING);
+	assert_false(j->user_paused);
+	assert_string_equal(j->io_status, "ok");
+	assert_int_equal(j->speed, 9);
 	/* A job of the kernel's that nobody knows is ended. */
 	forget(NULL);
 	kernel("1 vm1.1 5 rw 128 0 2/2 0 0 0 1" LAYER("0") " 1 zz concluded 1/2 0 cancelled 1");

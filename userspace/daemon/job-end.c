@@ -345,6 +345,40 @@ static void go_on(struct job *j)
 	}
 }
 
+/* pause, resume, set-speed: the daemon died between the kernel's answer and the file. */
+static void adopt_verbs(struct job *j, const struct view_job *k)
+{
+	bool paused = streq(k->state, "paused");
+
+	core_lock();
+	j->speed = (int64_t)k->speed;
+	core_unlock();
+	if (streq(k->state, "concluded") || str_has_prefix(k->result, "stopped") ||
+	    paused == (j->status == JOB_PAUSED))
+		return;
+	core_lock();
+	j->user_paused = paused;
+	j->io_status = "ok";
+	core_unlock();
+	job_set_status(j, paused ? JOB_PAUSED : JOB_RUNNING);
+}
+
+static void adopt_view(const char *dm)
+{
+	_cleanup_free_ struct view_status *st = xmalloc(sizeof(*st));
+	struct view *v = view_find(dm);
+	struct job *j;
+
+	if (!v || view_get_status(v, st, NULL))
+		return;
+	list_for_each(j, &job_list, link) {
+		struct view_job *k = j->source == v ? find_in(st, j->id) : NULL;
+
+		if (k && (j->status == JOB_RUNNING || j->status == JOB_PAUSED))
+			adopt_verbs(j, k);
+	}
+}
+
 /* A disk with a job; the end of a job takes its other views away, so each is looked for anew. */
 static char *next_source(const char *after)
 {
@@ -367,6 +401,7 @@ void job_go_on(void)
 	list_for_each(j, &job_list, link)
 		go_on(j);
 	for (dm = next_source(""); dm; dm = next) {
+		adopt_view(dm);
 		job_advance_view(dm);
 		next = next_source(dm);
 		free(dm);
