@@ -7,6 +7,7 @@
 #include "ctl.h"
 #include "export.h"
 #include "job.h"
+#include "journal.h"
 #include "node.h"
 #include "state.h"
 #include "view.h"
@@ -80,6 +81,20 @@ static void drop_leftovers(void)
 	}
 }
 
+/* The daemon died after an image's device was gone, before its unused space was given back. */
+static void settle_unused(void)
+{
+	struct node *n;
+
+	list_for_each(n, &node_list, link) {
+		struct err e = ERR_INIT;
+
+		if (n->driver == NODE_QCOW2 && !n->read_only && !n->users && !n->parents &&
+		    journal_recover(n->file->filename, n->img, &e))
+			log_warn("'%s': %s", n->file->filename, e.msg);
+	}
+}
+
 static int restore_all(struct json *j, struct err *e)
 {
 	int r;
@@ -94,6 +109,7 @@ static int restore_all(struct json *j, struct err *e)
 	if (!r) {
 		drop_leftovers();
 		job_go_on();
+		settle_unused();
 	}
 	return r;
 }
