@@ -81,6 +81,9 @@ LOGIC_OBJ	:= $(patsubst %.c,$(B)/logic/%.o,$(wildcard kernel/logic/*.c) \
 LOGIC		:= $(patsubst tests/logic/%.c,$(B)/tests/logic/%,$(LOGIC_SRC))
 LOGIC_CPPFLAGS	:= -Itests/logic/shim -Iinclude -Iinclude/uapi -Ikernel -D_GNU_SOURCE
 
+# Programs of the power cuts (tests/crash): run in the VM and outside of it.
+CRASH		:= $(B)/tests/crash/disks $(B)/tests/crash/point
+
 # --- module ---------------------------------------------------------------------
 
 # KDIR picks the kernel by its build folder, KERNEL by a version (6.1, 6.12,
@@ -91,7 +94,7 @@ endif
 KDIR		?= $(shell scripts/kernels installed)
 
 .PHONY: all module tools daemon tool unit-tests logic-tests help setup check \
-	check-unit check-logic check-vm check-style lint style demo bench install \
+	check-unit check-logic check-vm check-style crash lint style demo bench install \
 	uninstall clean kernels _module _tools _unit _logic
 .DELETE_ON_ERROR:
 .SECONDARY:
@@ -113,7 +116,7 @@ unit-tests:
 logic-tests:
 	+@$(LOCKED) ASAN=1 _logic
 
-_tools: $(B)/liblivechain.a $(DAEMON) $(TOOL)
+_tools: $(B)/liblivechain.a $(DAEMON) $(TOOL) $(CRASH)
 	@:
 _unit: $(UNIT)
 	@:
@@ -153,6 +156,10 @@ $(B)/tests/unit/%: $(B)/tests/unit/%.o $(UNIT_HELP) $(B)/libdaemon.a $(B)/libtoo
 	$(Q)$(CC) $(LC_CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) \
 		$$(sed -n 's,^[ /*]*LDFLAGS: \([^*]*\).*,\1,p' tests/unit/$*.c) \
 		$(filter %.a,$^) $(LC_LIBS) -lcmocka -lz
+
+$(CRASH): $(B)/tests/crash/%: $(B)/tests/crash/%.o $(B)/libdaemon.a $(B)/liblivechain.a
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LC_CFLAGS) $(LDFLAGS) -o $@ $^ $(LC_LIBS)
 
 # The logic sources and their tests see the shims before any system header.
 $(B)/logic/%.o: %.c $(B)/.flags
@@ -202,6 +209,12 @@ check-vm: ## boot a VM and run tests/cases in it (KERNEL= and T=name pick)
 	+@$(LOCKED) FAULTS=1 _tools
 	+@scripts/build-module $(if $(KERNEL),$(KERNEL),6.1)
 	@tests/run --kernel $(if $(KERNEL),$(KERNEL),6.1) $(if $(T),'*$(T)*')
+
+crash: ## 20,000 power cuts: record guests and operations in VMs, replay here (POINTS=, ROUNDS=, KERNEL=)
+	+@$(LOCKED) _tools
+	+@scripts/build-module $(if $(KERNEL),$(KERNEL),6.1)
+	@tests/crash/run --points $(if $(POINTS),$(POINTS),20000) --rounds $(if $(ROUNDS),$(ROUNDS),4) \
+		--kernel $(if $(KERNEL),$(KERNEL),6.1)
 
 demo: setup ## put a chain on a device, snapshot and back it up live (HOST=1: on this host)
 	@HOST=$(HOST) scripts/demo --possible

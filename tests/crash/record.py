@@ -1,0 +1,598 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Records what reaches the disks while a guest works and operations run, for replay.py.
+
+record.py LAYOUT OUT DIR [--seconds S] [--seed N]      (in the VM, as root)
+record.py --attach N LAYOUT OUT DIR                    N cuts of it, each attached afresh
+
+LAYOUT files: images in an ext4 file system on a dm-log-writes device (RAM[0], log RAM[1]).
+LAYOUT disks: each image a disk of its own, with its own write cache (disks.c).
+In both, the daemon's state lies on what is recorded. OUT gets log, model and meta.json.
+
+An operation is a function below, named in OPS: it says what may be found from now on
+(during), does its work, and says what must be found once it is done (now). The
+keys of such a "world": chain and alt (image names, top first; alt: the chain that is about
+to be), made (images that exist), making (ours, may be half made), settled (nobody
+writes them: no leaks), copies (backups: between which two events they began).
+"""
+import argparse
+import json
+import mmap
+import os
+import random
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+
+sys.path[:0] = [os.path.dirname(os.path.abspath(__file__)),
+                os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")]
+import cutlog  # noqa: E402
+import dmio  # noqa: E402
+import guest  # noqa: E402
+import qmp  # noqa: E402
+import replay  # noqa: E402
+
+TOP = replay.TOP
+BUILD = os.environ.get("LIVECHAIN_BUILD", os.path.join(TOP, "build"))
+MOUNT = "/mnt/crash"
+MIB = 1 << 20
+LIMIT = 60
+
+
+def run(*args):
+    r = subprocess.run(args, capture_output=True, text=True)
+    if r.returncode:
+        raise RuntimeError("%s: %s" % (" ".join(args), r.stdout + r.stderr))
+
+
+def wait_until(fn, what):
+    end = time.monotonic() + LIMIT
+    while not fn():
+        if time.monotonic() > end:
+            raise RuntimeError("not within %d s: %s" % (LIMIT, what))
+        time.sleep(.05)
+
+
+def mount(device):
+    os.makedirs(MOUNT, exist_ok=True)
+    run("mount", "-t", "ext4", device, MOUNT)
+
+
+class Disks:
+    """/dev/nbd0: the daemon's state; nbd1: a raw base; the others: for images."""
+    name, blocks, state_disk, folder_in_fs = "disks", 4096, 0, "/d"
+    sizes = [16, 16] + [28] * 12
+
+    def __init__(self, work):
+        self.work = work
+        self.images = {"a": {"disk": 1, "path": "/dev/nbd1", "format": "raw"}}
+        for i in range(2, len(self.sizes)):
+            self.images["i%d" % i] = {"disk": i, "path": "/dev/nbd%d" % i, "format": "qcow2"}
+        self.server = self.sock = None
+
+    def disk_sizes(self):
+        return [s * MIB for s in self.sizes]
+
+    def start(self, content="-", log=True):
+        control = os.path.join(self.work, "control")
+        self.server = subprocess.Popen(
+            [os.path.join(BUILD, "tests/crash/disks"), control,
+             os.path.join(self.work, "log") if log else "-", content] + [str(s) for s in self.sizes])
+        wait_until(lambda: all(os.path.exists("/sys/block/nbd%d/pid" % i)
+                               for i in range(len(self.sizes))), "the disks")
+        wait_until(lambda: all(self.ready(i, s) for i, s in enumerate(self.sizes)), "their size")
+        wait_until(lambda: os.path.exists(control), "the control socket")
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.sock.connect(control)
+
+    @staticmethod
+    def ready(i, mib):
+        """The kernel sets a disk's size last."""
+        try:
+            with open("/dev/nbd%d" % i, "rb", buffering=0) as f:
+                return f.seek(0, os.SEEK_END) == mib * MIB and f.seek(0) == 0 and len(f.read(512))
+        except OSError:
+            return False
+
+    def make(self):
+        self.start()
+        run("mkfs.ext4", "-q", "-b", "1024", "-E", "nodiscard,lazy_itable_init=0", "/dev/nbd0")
+        mount("/dev/nbd0")
+        guest.write_base("/dev/nbd1", self.blocks)
+
+    def fork_mark(self):
+        """A way to set marks for one more process."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        sock.connect(os.path.join(self.work, "control"))
+        return lambda text: (sock.send(text.encode()), sock.recv(4096))
+
+    def mark(self, text):
+        self.sock.send(text.encode())
+        self.sock.recv(4096)
+
+    def end(self):
+        self.sock.close()
+        self.server.send_signal(signal.SIGTERM)
+        self.server.wait(LIMIT)
+        os.unlink(os.path.join(self.work, "control"))
+
+    def save_log(self, out):
+        run("cp", os.path.join(self.work, "log"), os.path.join(out, "log"))
+
+    def put(self, cut):
+        """The disks as they are after a cut."""
+        self.start(cut.work, False)
+        mount("/dev/nbd0")
+
+
+class Files:
+    """One ext4 file system; the base is a qcow2 image too."""
+    name, blocks, state_disk, folder_in_fs = "files", 2048, 0, "/d"
+    size = 96
+
+    def __init__(self, work):
+        self.work = work
+        self.images = {n: {"path": "%s/d/img/%s.qcow2" % (MOUNT, n), "format": "qcow2"}
+                       for n in ["a"] + ["i%d" % i for i in range(2, 14)]}
+        self.dm = None
+
+    def disk_sizes(self):
+        return [self.size * MIB]
+
+    def make(self):
+        self.dm = dmio.Dm("log", [(0, self.size * MIB // 512, "log-writes", "/dev/ram0 /dev/ram1")])
+        run("mkfs.ext4", "-q", "-b", "4096", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0",
+            "-J", "size=4", self.dm.path)
+        mount(self.dm.path)
+        os.makedirs(MOUNT + "/d/img")
+        raw = os.path.join(self.work, "base")
+        guest.write_base(raw, self.blocks)
+        run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, self.images["a"]["path"])
+        os.unlink(raw)
+
+    def fork_mark(self):
+        return self.mark
+
+    def mark(self, text):
+        self.dm.message("mark " + text)
+
+    def end(self):
+        if self.dm:
+            self.dm.remove()
+        self.dm = None
+
+    def save_log(self, out):
+        end = cutlog.dm_log_end("/dev/ram1")
+        with open(os.path.join(out, "log"), "wb") as f, open("/dev/ram1", "rb") as log:
+            for at in range(0, end, MIB):
+                f.write(log.read(min(MIB, end - at)))
+
+    def put(self, cut):
+        with open(cut.disks[0].path, "rb") as f, open("/dev/ram0", "wb") as to:
+            while (data := f.read(MIB)):
+                to.write(data)
+        self.dm = dmio.Dm("log", [(0, self.size * MIB // 512, "linear", "/dev/ram0 0")])
+        mount(self.dm.path)
+
+
+LAYOUTS = {"disks": Disks, "files": Files}
+
+
+class Daemon:
+    def __init__(self, work):
+        self.work, self.sock, self.events = work, os.path.join(work, "qmp.sock"), []
+        self.p = self.client = None
+
+    def start(self):
+        os.makedirs(MOUNT + "/d/state", exist_ok=True)
+        self.p = subprocess.Popen(
+            [os.path.join(BUILD, "livechaind"), "--qmp", self.sock, "--state-dir", MOUNT + "/d/state"],
+            stdout=open(os.path.join(self.work, "daemon.log"), "a"), stderr=subprocess.STDOUT)
+        wait_until(self.connect, "the daemon")
+
+    def connect(self):
+        if self.p.poll() is not None:
+            raise RuntimeError("the daemon has ended")
+        try:
+            self.client = qmp.Client(self.sock, self.events.append)
+        except OSError:
+            return False
+        self.client.negotiate()
+        return True
+
+    def do(self, command, **args):
+        msg = {"execute": command, "arguments": {k.replace("_", "-"): v for k, v in args.items()}}
+        reply = self.client.command(json.dumps(msg))
+        self.client.drain()
+        if "return" not in reply:
+            raise RuntimeError("%s: %s" % (command, reply["error"]["desc"]))
+        return reply["return"]
+
+    def only_send(self, command, **args):
+        """No answer is waited for: the daemon is about to be killed."""
+        msg = {"execute": command, "arguments": {k.replace("_", "-"): v for k, v in args.items()}}
+        self.client.sock.sendall(json.dumps(msg).encode() + b"\n")
+
+    def wait_event(self, match, what):
+        end = time.monotonic() + LIMIT
+        while not any(match(e) for e in self.events):
+            if select.select([self.client.sock], [], [], .2)[0]:
+                self.client.take_events()
+            if time.monotonic() > end:
+                raise RuntimeError("no event within %d s: %s" % (LIMIT, what))
+
+    def kill(self):
+        self.p.kill()
+        self.p.wait()
+
+    def quit(self):
+        self.do("quit")
+        self.p.wait(LIMIT)
+
+    def add(self, name, image):
+        path = image["path"]
+        driver = "host_device" if path.startswith("/dev/") else "file"
+        self.do("blockdev-add", driver=image["format"], node_name=name,
+                file={"driver": driver, "filename": path})
+
+
+class Recorder:
+    def __init__(self, layout, out, work, seed):
+        self.layout, self.out, self.work, self.seed = layout, out, work, seed
+        self.rng = random.Random(seed)
+        self.images = layout.images
+        self.free = [n for n in self.images if n != "a"]
+        self.worlds, self.counts, self.jobs, self.old = [], {}, 0, []
+        self.clock = mmap.mmap(-1, 4096)
+        self.daemon = Daemon(work)
+        self.model = os.path.join(work, "model")
+        self.log_marks = None
+
+    # --- what may be found ---------------------------------------------------------
+
+    def say(self, step, **keys):
+        w = dict(self.worlds[-1] if self.worlds else {"made": [], "settled": [], "copies": {}})
+        w.update({"alt": None, "making": []})
+        w.update(keys)
+        w["step"] = step
+        self.worlds.append(w)
+        self.layout.mark("w%d" % (len(self.worlds) - 1))
+
+    def during(self, **keys):
+        self.say(self.step + " begins", **keys)
+
+    def now(self, **keys):
+        self.say(self.step + " is done", **keys)
+
+    @property
+    def chain(self):
+        return self.worlds[-1]["chain"]
+
+    @property
+    def made(self):
+        return self.worlds[-1]["made"]
+
+    def settled(self, more=(), less=()):
+        return sorted((set(self.worlds[-1]["settled"]) | set(more)) - set(less))
+
+    def events(self):
+        return struct.unpack_from("<Q", self.clock, 0)[0]
+
+    # --- images, guest -----------------------------------------------------------------
+
+    def path(self, name):
+        return self.images[name]["path"]
+
+    def create(self, name, *more):
+        """By qemu-img; not an image for us before it is durable."""
+        run("qemu-img", "create", "-q", "-f", "qcow2", "-o",
+            "cluster_size=%s" % self.rng.choice(("4k", "16k", "64k")), *more, self.path(name),
+            *(() if more else (str(self.layout.blocks * 4096),)))
+        fd = os.open(self.path(name), os.O_RDONLY)
+        os.fsync(fd)
+        os.close(fd)
+        if not self.path(name).startswith("/dev/"):
+            run("sync", "-f", os.path.dirname(self.path(name)))
+
+    def over(self, below):
+        return ("-b", self.path(below), "-F", self.images[below]["format"])
+
+    def start_guest(self):
+        to, word = os.pipe(), os.pipe()
+        self.word, self.reply = to[1], word[0]
+        self.guest = os.fork()
+        if self.guest:
+            return
+        try:
+            guest.Guest("/dev/mapper/vm1", self.layout.blocks, self.seed, self.model,
+                        self.layout.fork_mark(), self.clock, to[0], word[1]).run()
+        except BaseException as e:  # the reader of the pipe sees its end
+            print("guest: %r" % e, flush=True)
+            os._exit(1)
+        os._exit(0)
+
+    def tell(self, letter):
+        os.write(self.word, letter)
+        if not select.select([self.reply], [], [], LIMIT)[0]:
+            raise RuntimeError("the guest hangs")
+        if os.read(self.reply, 1) != letter:
+            raise RuntimeError("the guest has ended")
+
+    def let_work(self, least=150):
+        """The guest gets on by so many events."""
+        until = self.events() + least
+        wait_until(lambda: self.events() >= until, "work of the guest")
+
+    def attach(self):
+        self.daemon.add(self.chain[0], self.images[self.chain[0]])
+        self.daemon.do("block-export-add", type="dm", id="vm1", node_name=self.chain[0], name="vm1",
+                       writable=True)
+
+    # --- the whole -----------------------------------------------------------------------
+
+    def begin(self):
+        self.layout.make()
+        top = self.free.pop(0)
+        self.create(top, *self.over("a"))
+        os.makedirs(MOUNT + "/d/state", exist_ok=True)
+        os.sync()
+        self.daemon.start()
+        self.layout.mark("start")
+        self.step = "first attach"
+        self.during(chain=[top, "a"], made=[top])
+        self.attach()
+        self.now()
+        self.start_guest()
+        self.tell(b"r")
+
+    def operate(self, seconds):
+        end = time.monotonic() + seconds
+        todo = list(OPS)
+        self.rng.shuffle(todo)
+        while time.monotonic() < end or todo:
+            name = todo.pop() if todo else self.rng.choice(list(OPS))
+            self.step = name
+            OPS[name](self)
+            self.counts[name] = self.counts.get(name, 0) + 1
+            self.let_work(60)
+
+    def finish(self):
+        self.tell(b"q")
+        os.waitpid(self.guest, 0)
+        self.step = "the end"
+        self.during()
+        self.daemon.do("block-export-del", id="vm1")
+        self.daemon.quit()
+        self.now(settled=self.settled(self.chain))
+        run("umount", MOUNT)
+        self.layout.end()
+
+    def save(self):
+        os.makedirs(self.out, exist_ok=True)
+        self.layout.save_log(self.out)
+        run("cp", self.model, os.path.join(self.out, "model"))
+        with open(os.path.join(self.out, "meta.json"), "w") as f:
+            json.dump({"layout": self.layout.name, "blocks": self.layout.blocks, "seed": self.seed,
+                       "disks": self.layout.disk_sizes(), "state_disk": self.layout.state_disk,
+                       "folder_in_fs": self.layout.folder_in_fs, "images": self.images,
+                       "worlds": self.worlds}, f)
+
+
+# --- operations -------------------------------------------------------------------------
+
+def op_write(r):
+    r.let_work(300)
+
+
+def op_discard(r):
+    r.tell(b"d")
+
+
+def snapshot(r, command, new, **args):
+    chain = r.chain
+    r.during(alt=[new] + chain, making=[new] if new not in r.made else [])
+    r.daemon.do(command, **args)
+    r.now(chain=[new] + chain, made=r.made + [new], settled=r.settled(chain[:1], [new]))
+
+
+def op_snapshot(r):
+    if len(r.free) < 3:
+        return
+    new = r.free.pop(0)
+    snapshot(r, "blockdev-snapshot-sync", new, device="vm1", snapshot_file=r.path(new),
+             snapshot_node_name=new)
+
+
+def op_snapshot_existing(r):
+    """Onto an overlay that the user has made, with clusters of any size."""
+    if len(r.free) < 3:
+        return
+    new = r.free.pop(0)
+    r.create(new, *r.over(r.chain[0]))
+    r.daemon.do("blockdev-add", driver="qcow2", node_name=new, backing=None, file={
+        "driver": "host_device" if r.path(new).startswith("/dev/") else "file",
+        "filename": r.path(new)})
+    snapshot(r, "blockdev-snapshot", new, node=r.chain[0], overlay=new)
+
+
+def op_backup(r, cancel=False):
+    if r.old:  # the target before last makes room
+        gone = r.old.pop(0)
+        r.during(made=[n for n in r.made if n != gone], settled=r.settled(less=[gone]),
+                 copies={n: t for n, t in r.worlds[-1]["copies"].items() if n != gone})
+        if not r.path(gone).startswith("/dev/"):
+            os.unlink(r.path(gone))
+        r.free.append(gone)
+    target, r.jobs = r.free.pop(0), r.jobs + 1
+    r.create(target)
+    r.during(made=r.made + [target])
+    r.daemon.add(target, r.images[target])
+    job, before = "j%d" % r.jobs, r.events()
+    r.daemon.do("blockdev-backup", device="vm1", target=target, sync="full", job_id=job,
+                **({"speed": 1 << 20} if cancel else {}))
+    copy = {} if cancel else {target: [before, r.events()]}
+    if cancel:
+        r.daemon.do("block-job-cancel", device=job)
+    name = "BLOCK_JOB_CANCELLED" if cancel else "BLOCK_JOB_COMPLETED"
+    r.daemon.wait_event(lambda e: e["event"] == name and e["data"]["device"] == job, job)
+    r.now(copies={**r.worlds[-1]["copies"], **copy})
+    r.daemon.do("blockdev-del", node_name=target)
+    r.now(settled=r.settled([target]))
+    r.old.append(target)
+
+
+def op_cancel(r):
+    op_backup(r, True)
+
+
+def op_detach_attach(r):
+    r.tell(b"p")
+    r.during()
+    r.daemon.do("block-export-del", id="vm1")
+    if any(n["node-name"] == r.chain[0] for n in r.daemon.do("query-named-block-nodes")):
+        r.daemon.do("blockdev-del", node_name=r.chain[0])
+    r.now(settled=r.settled(r.chain))
+    r.during(settled=r.settled(less=r.chain[:1]))
+    r.attach()
+    r.now()
+    r.tell(b"r")
+
+
+def op_restart(r):
+    """SIGKILL and a new daemon, while the guest works."""
+    r.during()
+    r.daemon.kill()
+    r.let_work(10)
+    r.daemon.start()
+    r.now()
+
+
+def op_killed_snapshot(r):
+    """SIGKILL amid a snapshot: the new daemon says whether it was made."""
+    if len(r.free) < 3:
+        return
+    new, chain = r.free.pop(0), r.chain
+    r.during(alt=[new] + chain, making=[new])
+    r.daemon.only_send("blockdev-snapshot-sync", device="vm1", snapshot_file=r.path(new),
+                       snapshot_node_name=new)
+    time.sleep(r.rng.random() * r.rng.choice((.05, .2, .8)))
+    r.daemon.kill()
+    r.daemon.start()
+    top = r.daemon.do("query-block-exports")[0]["node-name"]
+    if top == new:
+        r.now(chain=[new] + chain, made=r.made + [new], settled=r.settled(chain[:1], [new]))
+    elif top == chain[0]:
+        r.now()
+    else:
+        raise RuntimeError("the disk's node is %s, neither %s nor %s" % (top, new, chain[0]))
+    r.counts["... which was made"] = r.counts.get("... which was made", 0) + (top == new)
+
+
+OPS = {
+    "write": op_write,
+    "discard": op_discard,
+    "snapshot": op_snapshot,
+    "snapshot onto an existing overlay": op_snapshot_existing,
+    "backup": op_backup,
+    "cancelled backup": op_cancel,
+    "detach, attach": op_detach_attach,
+    "daemon restart": op_restart,
+    "killed snapshot": op_killed_snapshot,
+}
+
+
+# --- fresh attaches ------------------------------------------------------------------------
+
+def new_boot(work, n):
+    """For the daemon the machine has been started anew."""
+    path = os.path.join(work, "boot_id")
+    with open(path, "w") as f:
+        f.write("00000000-0000-4000-8000-%012d\n" % n)
+    run("mount", "--bind", path, "/proc/sys/kernel/random/boot_id")
+
+
+def attach_after_cut(layout, meta, cut, looker, work, n):
+    """The real thing on what a cut left; says what is wrong by an exception."""
+    layout.put(cut)
+    d = Daemon(work)
+    try:
+        files = {k: i["path"] for k, i in meta.images.items()}
+        chain = cut.world["chain"]
+        alt = cut.world.get("alt")
+        if alt and os.path.exists(files[alt[0]]) and \
+                replay.backing_name(files[alt[0]]) == files[alt[1]]:
+            chain = alt
+        top = chain[0]
+        new_boot(work, n)
+        try:
+            d.start()
+            d.add(top, meta.images[top])
+            d.do("block-export-add", type="dm", id="vm1", node_name=top, name="vm1", writable=True)
+            looker.ask("raw", "/dev/mapper/vm1")
+            d.do("block-export-del", id="vm1")
+            d.quit()
+        finally:
+            run("umount", "/proc/sys/kernel/random/boot_id")
+            if d.p and d.p.poll() is None:
+                d.kill()
+        st, out = replay.qemu_img("check", replay.qemu_node([("qcow2", files[top])]))
+        if st:
+            raise replay.Bad("image %s after a detach: qemu-img check: %s" % (top, out))
+        looker.ask("read", *[w for k in chain for w in (meta.images[k]["format"], files[k])])
+    finally:
+        run("umount", MOUNT)
+        layout.end()
+
+
+def attach_points(layout, out, work, n, seed):
+    meta = replay.Meta(out)
+    os.makedirs(work + "/cut", exist_ok=True)
+    log = cutlog.Log(os.path.join(out, "log"))
+    cut = replay.Cut(meta, work + "/cut", log)
+    looker = replay.Looker(meta.model, True)
+    bad = 0
+    for i, (index, kind, draw) in enumerate(cutlog.choose(log, n, seed)):
+        cut.forward(index)
+        for a in cut.acks:
+            looker.ask("ack", a)
+        cut.acks = []
+        cut.cut(index, kind, draw, seed)
+        try:
+            if cut.world:
+                attach_after_cut(layout, meta, cut, looker, work, i)
+        except (RuntimeError, replay.Bad) as e:
+            bad += 1
+            print("cut %d:%s:%d (%s): %s" % (index, kind, draw, cut.world["step"], e), flush=True)
+        cut.heal()
+    print("%d fresh attaches after cuts, %d bad" % (n, bad))
+    return 1 if bad else 0
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    p.add_argument("--seconds", type=float, default=40)
+    p.add_argument("--seed", type=int, default=1)
+    p.add_argument("--attach", type=int)
+    p.add_argument("layout", choices=sorted(LAYOUTS))
+    p.add_argument("out")
+    p.add_argument("work")
+    a = p.parse_args()
+    layout = LAYOUTS[a.layout](a.work)
+    if a.attach is not None:
+        return attach_points(layout, a.out, a.work, a.attach, a.seed)
+    r = Recorder(layout, a.out, a.work, a.seed)
+    r.begin()
+    r.operate(a.seconds)
+    r.finish()
+    r.save()
+    print("%d events of the guest; %s" % (r.events(), ", ".join(
+        "%s %d" % x for x in sorted(r.counts.items()))))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
