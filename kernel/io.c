@@ -72,8 +72,8 @@ static void io_wake(struct lc_waiter *w, bool again)
 	if (!again) {
 		io->status = BLK_STS_DM_REQUEUE;
 		io->step = lc_io_finish;
-	} else if (w->nospace) {
-		io->status = BLK_STS_NOSPC;
+	} else if (w->status) {
+		io->status = w->status;
 		io->step = lc_io_finish;
 	}
 	lc_io_queue(io);
@@ -85,7 +85,7 @@ bool lc_io_park(struct lc_io *io, enum lc_want want, u64 key,
 	io->wait.want = want;
 	io->wait.key = key;
 	io->wait.is_bio = true;
-	io->wait.nospace = false;
+	io->wait.status = BLK_STS_OK;
 	io->wait.wake = io_wake;
 	lc_park(io->view, &io->wait, recheck);
 	return false;

@@ -119,9 +119,13 @@ static int describe(struct lc_msg *m, struct lc_layer *layer)
 /* Who waits for space now fails; who comes later asks again. */
 static int no_space(struct lc_msg *m, struct lc_layer *layer)
 {
+	bool error = !strcmp(m->argv[2], "error");
+
+	if (!error && strcmp(m->argv[2], "nospace"))
+		return lc_msg_refuse(m, -EINVAL, "needs 3 arguments at least, not 2");
 	if (layer != m->view->active)
 		return lc_msg_refuse(m, -EINVAL, "layer %u is not the active one", layer->id);
-	lc_park_nospace(m->view);
+	lc_park_fail(m->view, error ? BLK_STS_IOERR : BLK_STS_NOSPC);
 	return 0;
 }
 
@@ -134,14 +138,13 @@ int lc_msg_describe(struct lc_msg *m)
 	layer = lc_msg_layer(m, m->argv[1], &r);
 	if (!layer)
 		return r;
-	if (!strcmp(m->argv[2], "nospace") && m->argc == 3)
-		return no_space(m, layer);
 	if (m->argc == 3)
-		return lc_msg_refuse(m, -EINVAL, "needs 3 arguments at least, not 2");
+		return no_space(m, layer);
 	if (!strcmp(m->argv[2], "unit"))
 		return describe(m, layer);
 	if (strcmp(m->argv[2], "low") || m->argc != 4)
-		return lc_msg_refuse(m, -EINVAL, "needs unit, low or nospace behind the layer, not %s",
+		return lc_msg_refuse(m, -EINVAL,
+				     "needs unit, low, nospace or error behind the layer, not %s",
 				     m->argv[2]);
 	if (kstrtou64(m->argv[3], 10, &low))
 		return lc_msg_refuse(m, -EINVAL, "%s is not a number of sectors", m->argv[3]);

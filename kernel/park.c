@@ -127,7 +127,7 @@ void lc_park_wake_all(struct lc_view *view, enum lc_want want)
 	wake_list(&out, true);
 }
 
-void lc_park_nospace(struct lc_view *view)
+void lc_park_fail(struct lc_view *view, blk_status_t status)
 {
 	struct lc_park *park = &view->park;
 	struct lc_waiter *w;
@@ -138,7 +138,7 @@ void lc_park_nospace(struct lc_view *view)
 	__unpark_all(park, LC_WANT_HOME, &out);
 	__unpark_all(park, LC_WANT_POOL, &out);
 	list_for_each_entry(w, &out, list)
-		w->nospace = true;
+		w->status = status;
 	spin_unlock_irqrestore(&park->lock, flags);
 	wake_list(&out, true);
 }

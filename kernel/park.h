@@ -7,6 +7,7 @@
 #ifndef LC_PARK_H
 #define LC_PARK_H
 
+#include <linux/blk_types.h>
 #include <linux/list.h>
 #include <linux/spinlock.h>
 #include <linux/types.h>
@@ -36,7 +37,7 @@ struct lc_waiter {
 	u64 key;
 	bool is_bio;		/* counted by status as a parked bio */
 	bool parked;		/* the table's own */
-	bool nospace;		/* when woken: there is none, give up (space and homes only) */
+	blk_status_t status;	/* when woken: if not 0, give up with it (space and homes only) */
 	/*
 	 * @again: what was waited for may be there: look again. Otherwise the view is
 	 * being suspended: give up for now (a bio: requeue; a job: again after resume).
@@ -64,8 +65,8 @@ bool lc_unpark(struct lc_view *view, struct lc_waiter *w);
 void lc_park_wake(struct lc_view *view, enum lc_want want, u64 key);
 void lc_park_wake_all(struct lc_view *view, enum lc_want want);
 
-/* Wakes who waits for space or for a home: it will not come. Context: any. */
-void lc_park_nospace(struct lc_view *view);
+/* Wakes who waits for space or for a home: it will not come, for @status. Context: any. */
+void lc_park_fail(struct lc_view *view, blk_status_t status);
 
 /* Turns everybody away, now and until lc_park_open(). Context: any. */
 void lc_park_close(struct lc_view *view);

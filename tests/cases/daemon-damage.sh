@@ -4,7 +4,7 @@
 # timeout: 1200
 . "$(dirname "$0")/../lib-daemon.sh"
 require qemu-img qemu-io jq
-plan 44
+plan 50
 place 300
 load_module
 K64=65536
@@ -145,5 +145,26 @@ check "they read again, by themselves, when it can" same_cluster 3 "$T/data"
 put 3 && { detach vm1 && del l; } >/dev/null
 ok $? "and are written"
 check "the image is clean" clean /dev/mapper/low
+
+# --- refcounts that can't be written: a write that needs space fails as in QEMU ---------------------------
+qemu-img create -q -f qcow2 /dev/mapper/low 40M
+rb=$(($((16#$(u64 /dev/mapper/low $((16#$(u64 /dev/mapper/low 48)))))) / 512))
+forget_events
+{ qdo blockdev-add "'driver': 'qcow2', 'node-name': 'l', 'file': {'driver': 'host_device', 'filename': '/dev/mapper/low'}" && attach l vm1; } >/dev/null
+ok $? "an empty image on a device"
+switch_low "0 $rb linear $loop 0
+$rb 128 error
+$((rb + 128)) $((131072 - rb - 128)) linear $loop $((rb + 128))"
+eio "writes fail when no more space can be had" timeout 60 dd if="$T/data" of=/dev/mapper/vm1 bs=1M count=30 oflag=direct
+wait_event BLOCK_IO_ERROR 20
+like "$(event_lines BLOCK_IO_ERROR)" '"device": "vm1", "node-name": "l", "operation": "write", "action": "report", "nospace": false' "an event tells it"
+check "what was written before is there" cmp -n $((2 << 20)) /dev/mapper/vm1 "$T/data"
+switch_low "0 131072 linear $loop 0"
+{ detach vm1 && del l; } >/dev/null
+ok $? "detach"
+out=$(qemu-img check /dev/mapper/low 2>&1); st=$?
+[ $st = 0 ] || [ $st = 3 ]
+ok $? "leaks at most are left"
+diag "$out"
 stop_daemon
 ok $? "quit"

@@ -3,7 +3,7 @@
 # Grants, their numbers, reclaim; writes without space or without a home wait and go on.
 # timeout: 120
 . "$(dirname "$0")/../lib-kernel.sh"
-plan 49
+plan 51
 kernel_setup 2 64
 python_checks "${RAM[@]}" <<'E2'
 nr = 65536
@@ -108,6 +108,10 @@ refused(errno.EINVAL, "of a layer that is not active none can be missing", dm.me
 check(w.is_alive(), "it waits")
 dm.message("layer 1 nospace")
 refused(errno.ENOSPC, "until it is told that there is none", w.end, 5)
+w = Background(disk.write, 40000, pattern(8, 40000, 8))
+check(wait(lambda: [x for x in requests() if x.startswith("pool 1 0 8192 1")]), "the next one waits")
+dm.message("layer 1 error")
+refused(errno.EIO, "until it is told that there is an error", w.end, 5)
 same(disk.read(40000, 8), pattern(1, 40000, 8), "nothing is changed")
 w = Background(disk.write, 40000, pattern(8, 40000, 8))
 check(wait(lambda: [x for x in requests() if x.startswith("pool 1 0 8192 1")]), "the next one waits")

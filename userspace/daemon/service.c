@@ -211,32 +211,33 @@ static void space_again(struct view *v)
 	v->nospace = false;
 }
 
-/* As QEMU: one event for an image, whatever else is found in it. */
-static void tell_damage(struct view *v, struct node *n, const struct err *e)
+/* As QEMU: what is damaged is told once for an image, whatever else is found in it. */
+static void tell_error(struct view *v, struct node *n, const char *operation, const struct err *e)
 {
-	if (n->damage_told)
+	if (e->code != EUCLEAN) {
+		event_post("BLOCK_IO_ERROR",
+			   json_pack("{s:s, s:s, s:s, s:s, s:s, s:b, s:s}", "qom-path", "",
+				     "device", v->dm, "node-name", n->name, "operation", operation,
+				     "action", "report", "nospace", 0, "reason", e->msg));
 		return;
-	n->damage_told = true;
-	if (e->code == EUCLEAN)
+	}
+	if (!n->damage_told)
 		event_post("BLOCK_IMAGE_CORRUPTED",
 			   json_pack("{s:s, s:s, s:s, s:b}", "device", v->dm, "node-name", n->name,
 				     "msg", e->msg, "fatal", 0));
-	else
-		event_post("BLOCK_IO_ERROR",
-			   json_pack("{s:s, s:s, s:s, s:s, s:s, s:b, s:s}", "qom-path", "",
-				     "device", v->dm, "node-name", n->name, "operation", "read",
-				     "action", "report", "nospace", 0, "reason", e->msg));
+	n->damage_told = true;
 }
 
-static void service_failed(struct view *v, const char *what, const struct err *e)
+/* Tries again in a while. Says it once, not each time. */
+static void service_failed(struct view *v, const char *what, const char *operation,
+			   const struct err *e)
 {
 	v->service_retry = true;
 	if (streq(v->trouble, e->msg))
-		return; /* said already */
+		return;
 	snprintf(v->trouble, sizeof(v->trouble), "%s", e->msg);
 	log_error("'%s': %s: %s", v->dm, what, e->msg);
-	if (e->code == EUCLEAN)
-		tell_damage(v, v->top, e);
+	tell_error(v, v->top, operation, e);
 }
 
 void service_damage(struct view *v, struct node *n, uint64_t off, uint64_t len, const struct err *e)
@@ -245,7 +246,9 @@ void service_damage(struct view *v, struct node *n, uint64_t off, uint64_t len, 
 
 	log_error("'%s': guest offsets %llu to %llu can't be used: %s", v->dm,
 		  (unsigned long long)off, (unsigned long long)(off + len - 1), e->msg);
-	tell_damage(v, n, e);
+	if (e->code == EUCLEAN || !n->damage_told)
+		tell_error(v, n, "read", e);
+	n->damage_told = true;
 	if (e->code == EUCLEAN || e->code == EOPNOTSUPP)
 		return; /* stays so */
 	l.n = (off + len + slice_bytes(v) - 1) / slice_bytes(v) - l.slice;
@@ -273,6 +276,13 @@ static void try_lost(struct view *v)
 	v->service_retry |= v->nr_lost > 0;
 }
 
+/* As in QEMU, a write that finds the image's metadata damaged fails. */
+static void no_grant(struct view *v, const struct err *e)
+{
+	(void)view_message(v, NULL, NULL, "layer %d error", v->active);
+	service_failed(v, "can't grant space", "write", e);
+}
+
 /* A write may wait for a grant or for a table: both are space. */
 static int serve_space(struct view *v, int id, int (*fn)(struct view *, int, uint64_t, struct err *),
 		       uint64_t arg)
@@ -287,7 +297,7 @@ static int serve_space(struct view *v, int id, int (*fn)(struct view *, int, uin
 	if (r == -ENOSPC)
 		no_space(v, l->node, &e);
 	else if (r)
-		service_failed(v, "can't grant space", &e);
+		no_grant(v, &e);
 	else
 		space_again(v);
 	return r;
@@ -343,7 +353,7 @@ static void serve_slices(struct view *v, char *args)
 			break;
 	}
 	if (r)
-		service_failed(v, "can't load the map", &e);
+		service_failed(v, "can't load the map", "read", &e);
 }
 
 static void serve_homes(struct view *v, char *args)
@@ -435,7 +445,7 @@ static void load_ahead(struct view *v)
 	}
 	r = service_load(v, v->ahead, n, &e);
 	if (r) {
-		service_failed(v, "can't load the map ahead", &e);
+		service_failed(v, "can't load the map ahead", "read", &e);
 		return;
 	}
 	v->ahead += n;
