@@ -87,7 +87,7 @@ CRASH		:= $(B)/tests/crash/disks $(B)/tests/crash/point
 # --- module ---------------------------------------------------------------------
 
 # KDIR picks the kernel by its build folder, KERNEL by a version (6.1, 6.12,
-# debug) that scripts/kernels knows how to get. Default: newest headers here.
+# 7.3, debug) that scripts/kernels knows how to get. Default: newest headers here.
 ifneq ($(KERNEL),)
 override KDIR	:= $(shell scripts/kernels kdir $(KERNEL))
 endif
@@ -104,7 +104,7 @@ LOCKED		= mkdir -p $(O) && flock $(O)/.lock $(MAKE) --no-print-directory
 all: ## build module, daemon and tool (the default)
 	+@$(LOCKED) _module _tools
 
-module: ## build the module only (KERNEL=6.12 or KDIR=... pick the kernel)
+module: ## build the module only (KERNEL=7.3 or KDIR=... pick the kernel)
 	+@$(LOCKED) _module
 
 tools daemon tool: ## build daemon and tool only
@@ -172,6 +172,10 @@ $(B)/tests/logic/%: $(B)/logic/tests/logic/%.o $(LOGIC_OBJ)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(LC_CFLAGS) $(LDFLAGS) -o $@ $^ -pthread -lcmocka
 
+# A kernel that this host's compiler is too old for is built in a root of its own.
+root		= $(if $(findstring /buildroot/,$(KDIR)),$(firstword $(subst /buildroot/,/buildroot ,$(KDIR))))
+in_root		= $(if $(root),scripts/in-buildroot '$(root)' '$(CURDIR)')
+
 # Kbuild writes beside the sources it is given: give it a farm of links.
 _module:
 	@case '$(KDIR)' in '') \
@@ -181,7 +185,7 @@ _module:
 	ver=$$(scripts/kernels release '$(KDIR)'); d='$(abspath $(O))'/$$ver; \
 	printf '  %-8s%s\n' KBUILD "$(O)/$$ver/dm-livechain.ko"; \
 	scripts/link-farm '$(CURDIR)' "$$d" Kbuild kernel include; \
-	$(MAKE) -C '$(KDIR)' M="$$d" O= V=$(V) -s $(if $(filter 1,$(WERROR)),KCFLAGS=-Werror) \
+	env -u O -u MAKEFLAGS $(in_root) make -j$(JOBS) -C '$(KDIR:$(root)%=%)' M="$$d" V=$(V) -s $(if $(filter 1,$(WERROR)),KCFLAGS=-Werror) \
 		$(if $(C),C=$(C)) $(if $(CF),CF='$(CF)') CONFIG_DEBUG_INFO_BTF_MODULES= modules
 
 # --- people's targets ------------------------------------------------------------
@@ -190,12 +194,12 @@ help: ## print this list
 	@sed -n 's/^\([a-z][a-z -]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | \
 		while IFS='|' read -r t h; do printf '  %-18s %s\n' "$$t" "$$h"; done
 	@echo
-	@echo '  Variables: KERNEL=6.1|6.12|debug  KDIR=  O=build  V=1  WERROR=1  ASAN=1  T=name (tests)  HOST=1 (demo)'
+	@echo '  Variables: KERNEL=6.1|6.12|7.3|debug  KDIR=  O=build  V=1  WERROR=1  ASAN=1  T=name (tests)  HOST=1 (demo)'
 
 setup: ## install what building and testing need, by package name
 	@scripts/setup
 
-check: ## everything below: build, unit, logic, VM cases on 6.1 and 6.12, lint
+check: ## everything below: build, unit, logic, lint, VM cases on 6.1, 6.12 and 7.3 (KERNEL=debug)
 	+@scripts/check
 
 check-unit: unit-tests ## user-space unit tests under sanitizers (T=name picks)

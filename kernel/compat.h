@@ -9,6 +9,12 @@
 #ifdef __KERNEL__
 
 #include <linux/blkdev.h>
+#include <linux/version.h>
+#include <linux/workqueue.h>
+
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 1, 0) || LINUX_VERSION_CODE >= KERNEL_VERSION(7, 4, 0)
+#error "livechain is tested with kernels 6.1 to 7.3 and builds for no other: pick one of them with KDIR="
+#endif
 
 #ifndef CONFIG_64BIT
 #error "livechain needs a 64-bit kernel: map entries are read and written in one go"
@@ -27,6 +33,13 @@
 #else
 #define lc_set_max_discard(limits, n) \
 	((limits)->max_discard_sectors = (limits)->max_hw_discard_sectors = (n))
+#endif
+
+/* Without it a queue was one for each processor; now it has to be said. */
+#ifdef HAVE_WQ_PERCPU
+#define LC_WQ_PERCPU		WQ_PERCPU
+#else
+#define LC_WQ_PERCPU		0
 #endif
 
 #endif /* __KERNEL__ */

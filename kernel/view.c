@@ -48,7 +48,7 @@ static int init_io(struct lc_view *view, char **error)
 	/* More bios than a few grains' worth of pieces: each is sent as soon as it is made. */
 	if (bioset_init(&view->bs, 64, 0, BIOSET_NEED_BVECS))
 		return r;
-	view->wq = alloc_workqueue("livechain/%s", WQ_MEM_RECLAIM, 0, view->name);
+	view->wq = alloc_workqueue("livechain/%s", WQ_MEM_RECLAIM | LC_WQ_PERCPU, 0, view->name);
 	if (!view->wq)
 		goto out_free_bs;
 	view->commit_wq = alloc_ordered_workqueue("livechain-commit/%s", WQ_MEM_RECLAIM,
