@@ -2,6 +2,7 @@
 #include "daemon/control.h"
 #include "daemon/core.h"
 #include "daemon/dispatch.h"
+#include "daemon/query-types.h"
 #include "daemon/schema.h"
 #include "daemon/version.h"
 #include "lib/util.h"
@@ -80,7 +81,6 @@ static void query_commands(struct qmp_call *call)
  * QEMU describes SchemaInfo in itself. Ours says "any" there: no client looks, and it would
  * be written twice.
  */
-static const struct qapi_type schema_list = QAPI_ARRAY(&qapi_any);
 
 static void query_qmp_schema(struct qmp_call *call)
 {
@@ -167,7 +167,7 @@ static const struct qmp_command control_commands[] = {
 	  .flags = QMP_PRECONFIG },
 	{ .name = "query-version", .handler = query_version, .ret = &version_info },
 	{ .name = "query-commands", .handler = query_commands, .ret = &command_list },
-	{ .name = "query-qmp-schema", .handler = query_qmp_schema, .ret = &schema_list },
+	{ .name = "query-qmp-schema", .handler = query_qmp_schema, .ret = &query_schema },
 	{ .name = "query-status", .handler = query_status, .ret = &status_info },
 	{ .name = "query-name", .handler = query_name, .ret = &name_info },
 	{ .name = "query-tpm", .handler = query_tpm, .ret = &tpm_list },

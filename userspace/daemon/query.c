@@ -8,6 +8,7 @@
 #include "blockdev.h"
 #include "ctl.h"
 #include "export.h"
+#include "query-types.h"
 
 static struct json *format_specific(const struct node *n)
 {
@@ -199,7 +200,6 @@ static void cmd_blockstats(struct qmp_call *call)
 	ctl_answer(call, arr);
 }
 
-static const struct qapi_type any_list = QAPI_ARRAY(&qapi_any);
 static const struct qapi_member named_args[] = { { "flat", &qapi_bool, QAPI_OPT, NULL }, { 0 } };
 static const struct qapi_member stats_args[] = {
 	{ "query-nodes", &qapi_bool, QAPI_OPT, NULL },
@@ -210,11 +210,11 @@ const struct qmp_command query_commands[] = {
 	{ .name = "query-named-block-nodes",
 	  .handler = cmd_named_nodes,
 	  .args = named_args,
-	  .ret = &any_list },
-	{ .name = "query-block", .handler = cmd_query_block, .ret = &any_list },
+	  .ret = &query_block_nodes },
+	{ .name = "query-block", .handler = cmd_query_block, .ret = &query_blocks },
 	{ .name = "query-blockstats",
 	  .handler = cmd_blockstats,
 	  .args = stats_args,
-	  .ret = &any_list },
+	  .ret = &query_block_stats },
 	{ 0 },
 };
