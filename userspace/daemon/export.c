@@ -33,14 +33,21 @@ struct export *export_of(const struct view *v)
 	return NULL;
 }
 
-int device_find(const char *name, struct node **ret, struct err *e)
+int device_lookup(const char *device, const char *node, struct node **ret, struct err *e)
 {
+	const char *name = device ? device : node ? node : "";
 	struct export *x = export_find(name);
 
 	*ret = x ? x->view->top : node_find(name);
 	if (!*ret)
-		return err_set(e, ENOENT, "Cannot find device='%s' nor node-name='%s'", name, name);
+		return err_set(e, ENOENT, "Cannot find device='%s' nor node-name='%s'",
+			       device ? device : "", node ? node : "");
 	return 0;
+}
+
+int device_find(const char *name, struct node **ret, struct err *e)
+{
+	return device_lookup(name, name, ret, e);
 }
 
 static int check_id(const char *id, const char *dm, struct err *e)
@@ -112,7 +119,7 @@ static int export_add(struct json *args, struct json **ret, struct err *e)
 		name = node;
 	r = check_id(id, name, e);
 	if (!r)
-		r = device_find(node, &n, e);
+		r = device_lookup(NULL, node, &n, e);
 	if (!r)
 		r = check_node(n, writable, e);
 	if (!r)

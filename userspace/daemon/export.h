@@ -25,6 +25,8 @@ struct export *export_of(const struct view *v);
  * id, or a node's name. -ENOENT with QEMU's sentence.
  */
 int device_find(const char *name, struct node **ret, struct err *e);
+/* The same for a command that has two members for it; the one that is not given is NULL. */
+int device_lookup(const char *device, const char *node, struct node **ret, struct err *e);
 
 struct json *export_save(void);
 int export_restore(struct json *exports, struct err *e);

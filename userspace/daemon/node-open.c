@@ -155,8 +155,10 @@ static int attach_backing(struct node *n, struct json *opts, struct err *e)
 	if (!val)
 		return open_header_chain(n, e);
 	r = child(val, true, &b, e);
-	if (r)
+	if (r) {
+		err_prefix(e, "Could not open backing file");
 		return r;
+	}
 	if (node_is_protocol(b))
 		r = err_set(e, EINVAL, "Node '%s' is a protocol node: 'backing' must be a format node",
 			    b->name);

@@ -36,6 +36,8 @@ struct node *node_find(const char *name)
 
 int node_check_name(const char *name, struct err *e)
 {
+	if (id_wellformed(name, SIZE_MAX) && strlen(name) > NODE_NAME_MAX)
+		return err_set(e, EINVAL, "Node name too long");
 	if (!id_wellformed(name, NODE_NAME_MAX))
 		return err_set(e, EINVAL, "Invalid node-name: '%s'", name);
 	if (node_find(name))

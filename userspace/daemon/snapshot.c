@@ -272,7 +272,7 @@ static int parse_sync(struct json *args, struct sync_args *a, struct err *e)
 	    (r = json_opt_str(args, "format", &a->format, e)) ||
 	    (r = json_opt_str(args, "mode", &a->mode, e)))
 		return r;
-	r = device_find(device ? device : node ? node : "", &a->old, e);
+	r = device_lookup(device, node, &a->old, e);
 	if (r)
 		return r;
 	if (!device && !a->name)

@@ -1,0 +1,144 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Wrong requests, asked of QEMU's storage daemon and of ours.
+
+words.py ask SOCKET DIR qemu|ours       prints one answer a line
+words.py compare DIR QEMUS OURS         status 0 if they are the same but for OTHERWISE
+"""
+import json
+import re
+import sys
+
+import qmp
+
+EXPORT = {"qemu": "'type': 'vhost-user-blk', 'addr': {'type': 'unix', 'path': '%s/vub'}", "ours": "'type': 'dm'"}
+
+
+def execute(command, arguments=""):
+    return "{'execute': '%s'%s}" % (command, ", 'arguments': {%s}" % arguments if arguments else "")
+
+
+def requests(folder, export):
+    def file(name):
+        return "{'driver': 'file', 'filename': '%s/%s'}" % (folder, name)
+
+    def add(node, name, driver="qcow2", more=""):
+        return execute("blockdev-add", "'driver': '%s', 'node-name': '%s', 'file': %s%s" % (
+            driver, node, file(name), more))
+
+    def backup(more):
+        return execute("blockdev-backup", "'device': 'g', " + more)
+
+    def overlay(more):
+        return execute("blockdev-snapshot-sync", "'snapshot-file': '%s/o'%s" % (folder, more))
+
+    full = "'sync': 'full', 'job-id': 'j'"
+    return [
+        # what the rest needs
+        add("g", "good"), add("ro", "raw", "raw", ", 'read-only': true"), add("small", "small"), add("big", "big"),
+        # blockdev-add
+        add("x", "nix"), add("x", "nix", "raw"), add("x", "good2", "nix"), add("x", "orphan"), add("x", "empty"),
+        add("x", "magic"),
+        execute("blockdev-add"), execute("blockdev-add", "'node-name': 'x'"),
+        execute("blockdev-add", "'driver': 'qcow2', 'node-name': 'x'"),
+        execute("blockdev-add", "'driver': 'raw', 'file': %s" % file("good2")),
+        execute("blockdev-add", "'driver': 'file', 'node-name': 'x'"),
+        execute("blockdev-add", "'driver': 'file', 'node-name': 'x', 'filename': '%s'" % folder),
+        execute("blockdev-add", "'driver': 'host_device', 'node-name': 'x', 'filename': '%s/good2'" % folder),
+        execute("blockdev-add", "'driver': 'raw', 'node-name': 'x', 'file': 'nix'"),
+        execute("blockdev-add", "'driver': 'raw', 'node-name': 'x', 'file': 5"),
+        add("x", "good2", more=", 'backing': 'nix'"), add("g", "good2"), add("9x", "good2"), add("a b", "good2"),
+        add("x" * 40, "good2"), add("x", "good2", more=", 'read-only': 'no'"),
+        add("x", "good2", more=", 'read-only': 1"), add("x", "good2", more=", 'bogus': 1"),
+        # blockdev-del, exports
+        execute("blockdev-del"), execute("blockdev-del", "'node-name': 'nix'"),
+        execute("blockdev-del", "'node-name': ['g']"),
+        execute("block-export-add", export + ", 'id': 'n', 'node-name': 'nix'"),
+        execute("block-export-add", "'type': 'xx', 'id': 'n', 'node-name': 'g'"),
+        execute("block-export-add", "'id': 'n', 'node-name': 'g'"),
+        execute("block-export-add", export + ", 'node-name': 'g'"),
+        execute("block-export-add", export + ", 'id': '9 x', 'node-name': 'g'"),
+        execute("block-export-add", export + ", 'id': 'n', 'node-name': 'ro', 'writable': true"),
+        execute("block-export-del"), execute("block-export-del", "'id': 'nix'"),
+        execute("block-export-del", "'id': 'nix', 'mode': 'x'"),
+        # the protocol itself
+        execute("nixx"), execute("qmp_capabilities"), execute("query-version", "'a': 1"), "{'exec': 1}",
+        "{'execute': 5}", "{'execute': 'query-version', 'arguments': []}",
+        "{'execute': 'query-version', 'bogus': 1}", "[]", "5",
+    ] + [execute("job-" + verb, "'id': 'nix'") for verb in
+         ("cancel", "pause", "resume", "complete", "dismiss", "finalize")
+    ] + [execute("block-job-" + verb, "'device': 'nix'") for verb in ("cancel", "pause", "resume", "complete")
+    ] + [execute("block-job-" + verb, "'id': 'nix'") for verb in ("dismiss", "finalize")
+    ] + [
+        execute("block-job-set-speed", "'device': 'nix', 'speed': 5"),
+        execute("block-job-set-speed", "'device': 'nix'"),
+        # snapshots
+        overlay(", 'device': 'nix'"), overlay(", 'node-name': 'nix'"), overlay(""),
+        overlay(", 'node-name': 'g', 'mode': 'x'"), overlay(", 'node-name': 'g'"),
+        overlay(", 'node-name': 'g', 'snapshot-node-name': 'ro'"),
+        overlay(", 'node-name': 'g', 'snapshot-node-name': '9'"),
+        execute("blockdev-snapshot-sync", "'node-name': 'g'"),
+        execute("blockdev-snapshot", "'node': 'nix', 'overlay': 'g'"),
+        execute("blockdev-snapshot", "'node': 'g', 'overlay': 'nix'"), execute("blockdev-snapshot", "'node': 'g'"),
+        # backups
+        execute("blockdev-backup", "'device': 'nix', 'target': 'big', " + full),
+        backup("'target': 'nix', " + full), backup("'target': 'g', " + full), backup("'target': 'small', " + full),
+        backup("'target': 'big', " + full), backup("'target': 'ro', " + full), backup("'target': 'small', 'job-id': 'j'"),
+        backup("'target': 'small', 'sync': 'x', 'job-id': 'j'"),
+        backup("'target': 'small', 'sync': 'full', 'job-id': '9x'"), backup("'target': 'small', 'sync': 'full'"),
+        backup("'target': 'small', 'speed': -1, " + full), backup("'target': 'small', 'on-target-error': 'x', " + full),
+    ]
+
+
+# Where ours says more: what QEMU says, and what ours has to be like.
+OTHERWISE = [
+    ("Image is not in qcow2 format", "qcow2 image '.*': not in qcow2 format"),
+    ("to be either a character or block device", "to be a block device: use 'file'"),
+    ("Invalid block export id", "Invalid block export id '9 x'"),
+    ("Could not create node: Block node is read-only", "Block node 'ro' is read-only"),
+    # Not one and the same mistake: two were made, another one is found first.
+    ("Source and target image have different sizes", "Parameter 'speed' expects a non-negative value"),
+]
+
+
+def otherwise(theirs, ours):
+    a, b = json.loads(theirs).get("error"), json.loads(ours).get("error")
+    if not a or not b or a["class"] != b["class"]:
+        return False
+    return any(q in a["desc"] and re.search(o, b["desc"]) for q, o in OTHERWISE)
+
+
+def ask(path, folder, whose):
+    client = qmp.Client(path, lambda event: None)
+    client.negotiate()
+    export = EXPORT[whose].replace("%s", folder)
+    for text in requests(folder, export):
+        print(json.dumps(client.command(text)))
+    return 0
+
+
+def compare(folder, qemus, ours):
+    status = 0
+    with open(qemus) as a, open(ours) as b:
+        a, b = a.read().splitlines(), b.read().splitlines()
+    texts = requests(folder, "...")
+    if not len(texts) == len(a) == len(b):
+        print("%d requests, %d answers of QEMU, %d of ours" % (len(texts), len(a), len(b)))
+        return 1
+    same = 0
+    for text, theirs, mine in zip(texts, a, b):
+        same += theirs == mine
+        if theirs != mine and not otherwise(theirs, mine):
+            print(text, "QEMU: " + theirs, "ours: " + mine, sep="\n")
+            status = 1
+    print("%d of %d answers are the same, letter by letter" % (same, len(texts)))
+    return status
+
+
+def main(argv):
+    if argv[0] == "ask":
+        return ask(*argv[1:])
+    return compare(*argv[1:])
+
+
+sys.exit(main(sys.argv[1:]))
