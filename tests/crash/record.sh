@@ -23,7 +23,7 @@ record() {
 	ok $? "a recording of a guest and all operations (seed $SEED)"
 	diag "$(tail -n 20 "$T/out")"
 	[ "$_failed" = 0 ] || { diag "$(tail -n 40 "$T/work/daemon.log")"; end_record; fail "no recording"; return; }
-	crash_py record --attach "${LIVECHAIN_CRASH_ATTACHES:-6}" --seed "$SEED" "$1" "$out" "$T/work" \
+	crash_py record --attach "${LIVECHAIN_CRASH_ATTACHES:-3}" --seed "$SEED" "$1" "$out" "$T/work" \
 		>"$T/out" 2>&1
 	ok $? "after a cut the disk is attached again, with what was flushed, and detached clean"
 	diag "$(tail -n 20 "$T/out")"

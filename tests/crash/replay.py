@@ -61,7 +61,8 @@ def qemu_node(chain):
     """[(format, file)...] as one node, without what the headers say about the chain."""
     node = None
     for fmt, path in reversed(chain):
-        below = {"driver": fmt, "file": {"driver": "file", "filename": path}}
+        protocol = "host_device" if path.startswith("/dev/") else "file"
+        below = {"driver": fmt, "file": {"driver": protocol, "filename": path}}
         if fmt == "qcow2":
             below["backing"] = node
         node = below
