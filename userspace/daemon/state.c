@@ -53,6 +53,22 @@ static int check_state(struct json *j, struct err *e)
 	return 0;
 }
 
+/*
+ * The file has an overlay's backing node before the overlay is active. One that did not
+ * become that has none, as before the command: else it could never be an overlay again.
+ */
+static void undo_backing(void)
+{
+	struct node *n;
+
+	list_for_each(n, &node_list, link) {
+		struct view *v = n->backing ? view_of_top(n->backing) : NULL;
+
+		if (v && v->writable)
+			node_set_backing(n, NULL);
+	}
+}
+
 /* What a command was about to do when the daemon died, and can't be gone on with. */
 static void drop_leftovers(void)
 {
@@ -69,6 +85,7 @@ static void drop_leftovers(void)
 		if (!export_of(v) && !job_uses_view(v) && view_stop(v, &e))
 			log_warn("leftover device '%s': %s", v->dm, e.msg);
 	}
+	undo_backing();
 	for (bool again = true; again;) {
 		again = false;
 		list_for_each(n, &node_list, link) {
