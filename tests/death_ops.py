@@ -2,14 +2,14 @@
 """The operations that death.py lets the daemon die in: an entry each.
 
 An operation prepares, undisturbed; has steps, each a command with a way to see that it is
-done; and finishes: what it made is looked at and taken away. World is in death.py.
+done; and finishes: what it made is looked at and taken away. World is in death_world.py.
 """
 import os
 import shutil
 import threading
 import time
 
-import death
+import death_world
 import dmio
 import oracle
 
@@ -45,19 +45,19 @@ class Op:
             if self.w.process.poll() is not None:
                 self.w.reap()
             if time.monotonic() > end:
-                raise death.Wrong("%s: not within %d s" % (what, seconds))
+                raise death_world.Wrong("%s: not within %d s" % (what, seconds))
             time.sleep(0.02)
 
     def template(self, name, file, *options):
         """A copy of an image that is made once."""
         source = self.w.path("template-" + name)
         if not os.path.exists(source):
-            death.tool("qemu-img", "create", "-q", "-f", "qcow2", *options[:-1], source,
+            death_world.tool("qemu-img", "create", "-q", "-f", "qcow2", *options[:-1], source,
                        options[-1])
         shutil.copyfile(source, self.w.path(file))
 
     def clean(self, file):
-        death.tool("qemu-img", "check", self.w.path(file))
+        death_world.tool("qemu-img", "check", self.w.path(file))
         os.unlink(self.w.path(file))
 
 
@@ -83,7 +83,7 @@ class Disk(Op):
     def compare(self):
         """x is a clean image, and holds what was written."""
         raw = self.w.path("x.raw")
-        death.tool("qemu-img", "convert", "-O", "raw", self.w.path("x"), raw)
+        death_world.tool("qemu-img", "convert", "-O", "raw", self.w.path("x"), raw)
         oracle.check(raw, bytes(self.data), [], "x")
         os.unlink(raw)
         self.clean("x")
@@ -130,6 +130,16 @@ class Detach(Disk):
         self.compare()
 
 
+class DetachAdopted(Detach):
+    """From a daemon that found the disk: what the first one's death leaked is taken back, too."""
+    name = "detach-adopted"
+
+    def prepare(self):
+        super().prepare()
+        self.w.kill()
+        self.w.start()
+
+
 class FirstWrites(Disk):
     """The guest writes to a fresh disk: the map is loaded, tables are made, space is granted."""
     name = "writes"
@@ -160,7 +170,7 @@ class FirstWrites(Disk):
 
     def finish(self):
         if self.error:
-            raise death.Wrong("a write: %s" % self.error)
+            raise death_world.Wrong("a write: %s" % self.error)
         self.w.detach("d1")
         self.w.delete("x")
         self.compare()
@@ -192,8 +202,8 @@ class Snapshot(SnapshotSync):
     name = "snapshot"
 
     def prepare(self):
-        death.tool("qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", self.old,
-                   "-F", "qcow2", self.w.path(self.new), "%dM" % death.DISK_MIB)
+        death_world.tool("qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", self.old,
+                   "-F", "qcow2", self.w.path(self.new), "%dM" % death_world.DISK_MIB)
 
     def steps(self):
         return [Step("blockdev-add", lambda: self.w.add(self.new, self.new, backing=None),
@@ -212,7 +222,7 @@ class Backup(Op):
     window = None
 
     def prepare(self):
-        self.template("t", "t", "%dM" % death.DISK_MIB)
+        self.template("t", "t", "%dM" % death_world.DISK_MIB)
         self.w.add("t", "t")
 
     def start(self):
@@ -254,7 +264,7 @@ class Backup(Op):
 
     def compare(self):
         raw = self.w.path("t.raw")
-        death.tool("qemu-img", "convert", "-O", "raw", self.w.path("t"), raw)
+        death_world.tool("qemu-img", "convert", "-O", "raw", self.w.path("t"), raw)
         oracle.check(raw, self.frozen, self.window, "the backup")
         os.unlink(raw)
         self.clean("t")
@@ -340,7 +350,7 @@ class BackupNode(Backup):
     def finish(self):
         self.w.delete("t")
         self.w.delete("x")
-        death.tool("qemu-img", "compare", "-q", "-F", "raw", self.w.path("x"), self.w.path("t"))
+        death_world.tool("qemu-img", "compare", "-q", "-F", "raw", self.w.path("x"), self.w.path("t"))
         self.clean("x")
         os.unlink(self.w.path("t"))
 
@@ -369,9 +379,9 @@ class Quit(Disk):
 
     def finish(self):
         if self.attached():
-            raise death.Wrong("the disk d1 is there after quit")
+            raise death_world.Wrong("the disk d1 is there after quit")
         if self.w.job("j"):
-            raise death.Wrong("the job is there after quit")
+            raise death_world.Wrong("the job is there after quit")
         self.w.delete("x")
         self.w.delete("t")
         self.compare()
@@ -397,5 +407,6 @@ class Restart(Quit):
         super().finish()
 
 
-ALL = {op.name: op for op in (Attach, Detach, FirstWrites, SnapshotSync, Snapshot, Backup,
-                              BackupNode, Finalize, Cancel, Pause, Quit, Restart)}
+ALL = {op.name: op for op in (
+    Attach, Detach, DetachAdopted, FirstWrites, SnapshotSync, Snapshot, Backup, BackupNode,
+    Finalize, Cancel, Pause, Quit, Restart)}

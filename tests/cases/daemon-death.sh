@@ -2,13 +2,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # The daemon dies at each step that counts, of every operation: nothing is lost, nothing is left.
 #
-# LIVECHAIN_DEATH=all: every point of every operation; OP: of one; OP:N, OP:N:M: that point.
+# LIVECHAIN_DEATH=all: every point of every operation; OP,OP: of these; OP:A-B, OP:N, OP:N:M.
 # timeout: 3600
 # mem: 3072
 . "$(dirname "$0")/../lib-daemon.sh"
 require qemu-img
-ops=12
-case ${LIVECHAIN_DEATH:-all} in all) plan $((ops + 1));; *) plan 2;; esac
+commas=${LIVECHAIN_DEATH:-}
+commas=${commas//[!,]/}
+case ${LIVECHAIN_DEATH:-all} in all) plan 14;; *) plan $((${#commas} + 2));; esac
 place 1000
 load_module
 daemon=$BUILD/faults/livechaind
