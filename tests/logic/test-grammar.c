@@ -129,6 +129,7 @@ static void homes(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(error_runs),
 		cmocka_unit_test(zero_runs),	cmocka_unit_test(data_runs),
 		cmocka_unit_test(refused_runs), cmocka_unit_test(ranges),
 		cmocka_unit_test(homes),
