@@ -9,7 +9,7 @@
 #	# A sentence that says what holds.
 #	# timeout: 120		(seconds in the guest; 300 when absent)
 #	# mem: 3072		(MiB of the guest; 2048 when absent)
-#	# kernels: 6.12		(only on these; all when absent)
+#	# kernels: 6.1 debug	(only on these, what is user space's matter alone; all when absent)
 #	. "${0%/*}/../lib.sh"
 #	plan 2
 #	mkram 1 64

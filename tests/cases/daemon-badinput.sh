@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Bad images and bad requests: a sentence of QEMU's class, and nothing is changed.
+# kernels: 6.1 debug
 # timeout: 1200
 . "$(dirname "$0")/../lib-daemon.sh"
 require qemu-img qemu-io setpriv

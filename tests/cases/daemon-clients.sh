@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Many clients at once, floods and garbage: each is answered or shut out, the disk runs on.
+# kernels: 6.1 debug
 # timeout: 1200
 . "$(dirname "$0")/../lib-daemon.sh"
 require qemu-img

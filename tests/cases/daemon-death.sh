@@ -3,6 +3,7 @@
 # The daemon dies at each step that counts, of every operation: nothing is lost, nothing is left.
 #
 # LIVECHAIN_DEATH=all: every point of every operation; OP,OP: of these; OP:A-B, OP:N, OP:N:M.
+# kernels: 6.1 debug
 # timeout: 3600
 # mem: 3072
 . "$(dirname "$0")/../lib-daemon.sh"

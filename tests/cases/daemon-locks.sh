@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Image locks are QEMU's, both ways, and outlive a killed daemon.
+# kernels: 6.1 debug
 # timeout: 1200
 . "$(dirname "$0")/../lib-daemon.sh"
 require qemu-img qemu-io

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # quit and SIGTERM: what is idle is released and clean, what is in use stays and is adopted.
+# kernels: 6.1 debug
 # timeout: 1200
 . "$(dirname "$0")/../lib-daemon.sh"
 require qemu-img qemu-io fio jq

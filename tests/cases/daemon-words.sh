@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Wrong requests get the answers that QEMU's storage daemon gives; the schema is QEMU's.
+# kernels: 6.1 debug
 . "$(dirname "$0")/../lib-daemon.sh"
 require qemu-img qemu-storage-daemon
 plan 7

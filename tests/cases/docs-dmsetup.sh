@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # The guide's examples, run as they stand, print what the guide says.
+# kernels: 6.1 debug
 . "$(dirname "$0")/../lib-kernel.sh"
 kernel_setup 3 64
 dd if=/dev/urandom of=/dev/ram0 bs=1M count=64 status=none

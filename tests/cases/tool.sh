@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # The tool with the real daemon: attach, chain, snapshot, backup, jobs, Ctrl-C, detach.
+# kernels: 6.1 debug
 # timeout: 240
 # mem: 3072
 . "$(dirname "$0")/../lib-daemon.sh"

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # block/'s unit tests, with the device-mapper and loop devices that a build machine may lack.
+# kernels: 6.1 debug
 # timeout: 200
 . "${0%/*}/../lib.sh"
 UNIT=$BUILD/asan/tests/unit
