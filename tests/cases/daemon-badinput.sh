@@ -4,8 +4,8 @@
 # kernels: 6.1 debug
 # timeout: 1200
 . "$(dirname "$0")/../lib-daemon.sh"
-require qemu-img qemu-io setpriv
-plan 82
+require qemu-img qemu-io setpriv readelf nm
+plan 85
 place 300
 
 cd "$IMG" || bail "no $IMG"
@@ -198,6 +198,25 @@ LIVECHAIN_MODULE=/nonexistent.ko start_daemon
 add g "$IMG/good" >/dev/null
 refuses "the module is missing" "kernel module.*(make module|not installed)" block-export-add "'type': 'dm', 'id': 'n', 'node-name': 'g'"
 stop_daemon
+# A module of another version: ours with other numbers in it.
+other_version() { # MAJOR MINOR PATCH
+	local at ko=$BUILD/$KVER/dm-livechain.ko
+	at=$(($(readelf -SW "$ko" | awk '$2 == ".data" { print "0x" $5 } $3 == ".data" { print "0x" $6 }') +
+		0x$(nm "$ko" | awk '$3 == "lc_target" { print $1 }') + 24))
+	cp "$ko" "$T/other.ko"
+	printf "$(printf '\\x%02x\\0\\0\\0' "$@")" | dd of="$T/other.ko" bs=1 seek=$at conv=notrunc status=none
+}
+version() { sed -n "s/.*LIVECHAIN_VERSION_$1 //p" "$TOP/include/uapi/linux/dm-livechain.h"; }
+for v in "0 9 5" "$(version MAJOR) $(($(version MINOR) - 1)) 0" "$(($(version MAJOR) + 1)) 0 0"; do
+	# shellcheck disable=SC2086
+	other_version $v
+	LIVECHAIN_MODULE=$T/other.ko start_daemon
+	add g "$IMG/good" >/dev/null
+	refuses "a module of version ${v// /.}" "GenericError.*has version ${v// /[.]}, but .* is needed: .*rmmod dm_livechain" \
+		block-export-add "'type': 'dm', 'id': 'n', 'node-name': 'g'"
+	stop_daemon
+	unload_module
+done
 chmod 711 "$T" "$IMG"; chmod 600 good; mkdir "$T/nobody"; chown nobody "$T/nobody"
 setpriv --reuid nobody --regid nogroup --clear-groups --inh-caps=-all --bounding-set=-all \
 	"$LIVECHAIND" --qmp "$T/nobody/sock" --state-dir "$T/nobody/state" >"$T/nobody.log" 2>&1 &
