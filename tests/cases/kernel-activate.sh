@@ -74,7 +74,7 @@ stop = False
 def guest():
     mine, n = Disk(dm.path), 0
     while not stop:
-        s = (n * 7919) % (nr // 8) * 8
+        s = (n % (nr // 16) * 7919) % (nr // 8) * 8 # half of them: the rest is for later
         mine.write(s, pattern(50, s, 8))
         n += 1
     mine.close()

@@ -16,7 +16,7 @@ view.begin()
 view.load_all()
 disk = Disk(view.dm.path)
 rng = random.Random(int(os.environ["SEED"]))
-stop = False
+stop, written = False, [0]
 
 
 def guest():
@@ -25,7 +25,7 @@ def guest():
     while not stop:
         s = rng.randrange(nr // 8) * 8
         mine.write(s, pattern(90, s, 8))
-        n += 1
+        written[0] = n = n + 1
     mine.close()
     return n
 
@@ -68,11 +68,12 @@ for _ in range(50):
     except OSError:
         time.sleep(0.05)
 equal(view.status()["active"], "2", "a snapshot during the copy")
+check(wait(lambda: written[0] > 20), "the guest writes meanwhile")
 view.dm.message("job a speed 0")
 job = view.wait_job("a")
 equal((job["result"], job["copied"]), ("ok", nr * 512), "the job ends well")
 stop = True
-check(writer.end() > 20, "the guest has written meanwhile")
+writer.end()
 same(dest.disk.read(0, nr), now, "the copy is the view at the job's start")
 view.dm.message("job a dismiss")
 
@@ -84,8 +85,8 @@ view.extra.append(Image(6, target.dm.path, nr))
 view.reload()
 now = disk.read(0, nr)
 stop = False
-writer = Background(guest)
 start_copy(view, "b", "before-write", "", 6)
+writer = Background(guest)
 job = view.wait_job("b")
 equal((job["result"], job["copied"]), ("ok", nr * 512), "a copy into another view ends well")
 stop = True
