@@ -63,7 +63,9 @@ udevadm settle --timeout=60
 is "$(find /dev/disk -lname '*dm-*' 2>/dev/null)$(find /dev/disk -lname '*loop*' 2>/dev/null)" "" "there are still no links"
 { detach vm1 && detach vm2; } >/dev/null
 ok $? "detach"
-udevadm settle --timeout=60
-is "$(find /dev/mapper -name 'vm*' -o -name 'livechain*')" "" "udev has removed the nodes"
+nodes() { find /dev/mapper -name 'vm*' -o -name 'livechain*'; }
+no_nodes() { [ -z "$(nodes)" ]; }
+wait_for no_nodes 60
+is "$(nodes)" "" "udev has removed the nodes"
 is "$(dmsetup udevcookies 2>/dev/null | grep -c 0x)" 0 "no cookie is left"
 stop_daemon
