@@ -74,6 +74,17 @@ static void crash_everywhere(const struct scene *s, unsigned int draws)
 			survive(s, n, i == 0 && q_rand(10) == 0);
 }
 
+/* A block device may be too small for what was drawn: a refusal is an answer, too. */
+static bool done(struct scene *s, int r)
+{
+	if (r == -ENOSPC && (s->flags & Q_BDEV)) {
+		err_clear(&s->e);
+		return false;
+	}
+	q_ok(r, &s->e);
+	return true;
+}
+
 static void change_at_random(struct scene *s, unsigned int steps)
 {
 	struct qcow2_range *v[8] = { 0 };
@@ -85,14 +96,13 @@ static void change_at_random(struct scene *s, unsigned int steps)
 		uint64_t off = q_rand(s->opts.size);
 
 		if (q_rand(3) == 0) {
-			q_ok(qcow2_prepare_tables(s->img, off, 1 + q_rand(s->opts.size / 4), &t, &nt,
-						  &s->e),
-			     &s->e);
-			free(t);
+			if (done(s, qcow2_prepare_tables(s->img, off, 1 + q_rand(s->opts.size / 4),
+							 &t, &nt, &s->e)))
+				free(t);
 		} else if (!v[k]) {
-			q_ok(qcow2_alloc_clusters(s->img, 1 + q_rand(1u << q_rand(11)), 0, &v[k],
-						  &n[k], &s->e),
-			     &s->e);
+			if (!done(s, qcow2_alloc_clusters(s->img, 1 + q_rand(1u << q_rand(11)), 0,
+							  &v[k], &n[k], &s->e)))
+				v[k] = NULL;
 		} else {
 			q_ok(qcow2_free_clusters(s->img, v[k], n[k], 0, &s->e), &s->e);
 			free(v[k]);
