@@ -14,10 +14,8 @@
 #include "../lib/log.h"
 #include "ctl.h"
 #include "export.h"
-#include "job.h"
+#include "job-copy.h"
 #include "state.h"
-
-#define TARGET_GRANT (256ULL << 20)
 
 struct backup_args {
 	const char *id, *device, *target, *sync;
@@ -88,98 +86,6 @@ static int parse(struct json *args, struct backup_args *a, struct err *e)
 	return job_check_id(a->id, x ? x->view->dm : NULL, &a->id, e);
 }
 
-static void hold(struct job *j)
-{
-	core_lock();
-	j->source_node->users++;
-	j->target_node->users++;
-	j->source_node->job = j->target_node->job = j->id;
-	j->source_node->job_type = j->target_node->job_type = j->type->name;
-	j->source->jobs++;
-	core_unlock();
-}
-
-static void release_node(struct node *n)
-{
-	if (!n) /* gone with an earlier daemon */
-		return;
-	core_lock();
-	n->users--;
-	n->job = n->job_type = NULL;
-	core_unlock();
-	node_put(n);
-}
-
-static void release(struct job *j)
-{
-	struct node *s = j->source_node, *t = j->target_node;
-
-	core_lock();
-	if (j->source)
-		j->source->jobs--;
-	j->source_node = j->target_node = NULL;
-	core_unlock();
-	release_node(s);
-	release_node(t);
-}
-
-/* The view to copy from: the disk's, or one made for the job. */
-static int source_view(struct job *j, struct node *n, struct err *e)
-{
-	_cleanup_free_ char *dm = NULL;
-	int r;
-
-	j->source = view_of_top(n);
-	if (j->source)
-		return 0;
-	dm = xasprintf("livechain-%s--source", j->id);
-	r = view_start(n, dm, false, true, &j->source, e);
-	j->source_internal = !r;
-	return r;
-}
-
-/*
- * Gives the target's view space for what may come at once. A larger target's rest
- * follows as it is asked for, well before it is needed.
- */
-static int target_space(struct view *v, struct err *e)
-{
-	uint64_t bytes = v->sectors * 512;
-	uint64_t low = bytes <= TARGET_GRANT ? 4096 : TARGET_GRANT / 4;
-	int r;
-
-	pthread_mutex_lock(&v->lock);
-	r = service_grant(v, v->active, bytes < TARGET_GRANT ? bytes : TARGET_GRANT, e);
-	pthread_mutex_unlock(&v->lock);
-	if (r == -ENOSPC) {
-		err_clear(e);
-		r = 0;
-	}
-	return r ? r : view_message(v, e, NULL, "layer %d low %llu", v->active,
-				    (unsigned long long)low / 512);
-}
-
-static int target_device(struct job *j, struct node *n, dev_t *ret, struct err *e)
-{
-	_cleanup_free_ char *dm = NULL;
-	struct dm_dev_info info = { 0 };
-	int r;
-
-	if (n->driver == NODE_RAW)
-		return node_layer_device(n, ret, e);
-	dm = xasprintf("livechain-%s--target", j->id);
-	r = view_start(n, dm, true, true, &j->target, e);
-	if (!r)
-		r = view_wait_loaded(j->target, e);
-	if (!r)
-		r = target_space(j->target, e);
-	if (!r)
-		r = dm_get_info(dm, &info, e);
-	if (!r)
-		*ret = info.devno;
-	return r;
-}
-
 /* The instant that the backup shows. */
 static int start_copy(struct job *j, const struct backup_args *a, struct err *e)
 {
@@ -204,65 +110,7 @@ static int start_copy(struct job *j, const struct backup_args *a, struct err *e)
 	return r;
 }
 
-static int drop_kernel_job(struct job *j)
-{
-	if (!j->kernel_gone) {
-		(void)view_message(j->source, NULL, NULL, "job %s dismiss", j->id);
-		j->kernel_gone = true;
-	}
-	return 0;
-}
-
-/* Leaves as little as it can; goes on after an error and tells the first. */
-static int backup_clean(struct job *j, struct err *e)
-{
-	int r = 0, one;
-
-	if (j->source && j->dest >= 0) {
-		drop_kernel_job(j);
-		r = view_drop_layer(j->source, j->dest, e);
-		j->dest = -1;
-	}
-	if (j->target) {
-		one = view_stop(j->target, e);
-		r = r ? r : one;
-		j->target = NULL;
-	} else if (j->target_node && j->target_node->driver == NODE_RAW) {
-		loop_detach(&j->target_node->file->loop);
-	}
-	release(j);
-	if (j->source && j->source_internal) {
-		one = view_stop(j->source, e);
-		r = r ? r : one;
-		core_lock();
-		j->source = NULL;
-		core_unlock();
-	}
-	return r;
-}
-
-const struct job_type backup_job = { "backup", backup_clean };
-
-/* Undoes a start that failed half-way; the first error is in @e already. */
-static void undo(struct job *j)
-{
-	if (j->source && j->dest >= 0)
-		(void)view_drop_layer(j->source, j->dest, NULL);
-	if (j->target)
-		(void)view_stop(j->target, NULL);
-	if (j->source_node)
-		release(j);
-	if (j->source_internal)
-		(void)view_stop(j->source, NULL);
-	if (j->status != JOB_CREATED && j->status != JOB_RUNNING)
-		job_set_status(j, JOB_RUNNING);
-	job_set_status(j, j->status == JOB_RUNNING ? JOB_ABORTING : JOB_NULL);
-	if (j->status == JOB_ABORTING) {
-		job_set_status(j, JOB_CONCLUDED);
-		job_set_status(j, JOB_NULL);
-	}
-	job_forget(j);
-}
+const struct job_type backup_job = { "backup", job_copy_clean };
 
 static int build(struct job *j, const struct backup_args *a, struct err *e)
 {
@@ -270,15 +118,15 @@ static int build(struct job *j, const struct backup_args *a, struct err *e)
 	int r;
 
 	j->dest = -1;
-	r = source_view(j, a->source, e);
+	r = job_source_view(j, a->source, e);
 	if (r)
 		return r;
 	core_lock();
 	j->source_node = a->source;
 	j->target_node = a->dest;
 	core_unlock();
-	hold(j);
-	r = target_device(j, a->dest, &dev, e);
+	job_hold(j);
+	r = job_target_device(j, a->dest, &dev, e);
 	if (r)
 		return r;
 	j->dest = view_add_layer(j->source, j->target ? NULL : a->dest, dev, true, e);
@@ -311,7 +159,7 @@ static int backup(struct json *args, struct json **ret, struct err *e)
 		r = start_copy(j, &a, e);
 	if (!r)
 		return state_save(e);
-	undo(j);
+	job_undo_start(j);
 	(void)state_save(NULL);
 	return r;
 }
