@@ -139,7 +139,7 @@ class Churn(threading.Thread):
         super().__init__(daemon=True)
         self.disk = dmio.Disk(device)
         self.model, self.rng, self.stop = model, rng, stop
-        self.counts, self.error = {}, None
+        self.counts, self.error, self.longest = {}, None, 0
 
     def pick(self):
         rng, total = self.rng, self.model.sectors()
@@ -156,7 +156,9 @@ class Churn(threading.Thread):
     def run(self):
         try:
             while not self.stop.is_set():
+                begin = time.monotonic()
                 self.one()
+                self.longest = max(self.longest, time.monotonic() - begin)
         except Exception as e:      # whatever it is: the test ends, and says it
             self.error = e
             self.stop.set()
@@ -243,6 +245,7 @@ class Load:
             for k, v in s.counts.items():
                 total[k] = total.get(k, 0) + v
         say("operations: " + ", ".join("%s %d" % kv for kv in sorted(total.items())))
+        say("longest operation: %d ms" % (1000 * max(s.longest for s in self.streams)))
         for s in self.streams:
             if s.error:
                 raise s.error

@@ -93,6 +93,8 @@ static void take_input(struct client *c)
 
 static void client_write(struct client *c, const char *text, size_t len, size_t piece)
 {
+	size_t had;
+
 	while (len) {
 		size_t n = len < piece ? len : piece;
 		ssize_t w = send(c->fd, text, n, MSG_NOSIGNAL);
@@ -106,10 +108,14 @@ static void client_write(struct client *c, const char *text, size_t len, size_t 
 		ev_run_once(ev, 0);
 		take_input(c);
 	}
-	for (int i = 0; i < 8; i++) {
-		ev_run_once(ev, 0);
-		take_input(c);
-	}
+	/* A turn is short: until nothing more comes. */
+	do {
+		had = c->in.len;
+		for (int i = 0; i < 8; i++) {
+			ev_run_once(ev, 0);
+			take_input(c);
+		}
+	} while (c->in.len != had);
 }
 
 /* What came since the last time, timestamps taken out. Owned by the caller. */
@@ -445,6 +451,54 @@ static void test_slow_reader(void **state)
 	client_done(&quick);
 }
 
+/* None leaves enough unread to be disconnected for that, all together do. */
+static void test_slow_readers_together(void **state)
+{
+	static const char flood[] =
+		"{\"execute\":\"test-flood\",\"arguments\":{\"count\":1,\"size\":1000000}}";
+	struct client slow[20], quick = negotiated();
+	int n = 0;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(slow); i++)
+		slow[i] = negotiated();
+	while (n < 14 && !closed_clients) {
+		client_write(&quick, flood, strlen(flood), 1 << 20);
+		strbuf_reset(&quick.in);
+		n++;
+	}
+	assert_true(closed_clients > 0);
+	assert_true(n > 3); /* the size of buffers doubles */
+	assert_true(n * 1000000 * ARRAY_SIZE(slow) < 2 * MONITOR_HELD_MAX);
+	say(&quick, "{\"execute\":\"query-jobs\"}", "{\"return\": []}\n");
+	for (size_t i = 0; i < ARRAY_SIZE(slow); i++)
+		client_done(&slow[i]);
+	client_done(&quick);
+}
+
+/* A client that is gone, with very many commands unread, soon gives its place back. */
+static void test_vanished_with_many(void **state)
+{
+	static const char request[] = "{\"execute\":\"test-flood\",\"arguments\":{\"count\":1,\"size\":1}}";
+	struct client c = negotiated(), watch = negotiated();
+	unsigned int sent = 0, seen = 0;
+
+	(void)state;
+	while (send(c.fd, request, strlen(request), MSG_DONTWAIT) == (ssize_t)strlen(request))
+		sent++;
+	client_done(&c);
+	for (int i = 0; i < 400 && monitor_count() > 1; i++) {
+		turns(1);
+		take_input(&watch);
+	}
+	assert_int_equal(monitor_count(), 1);
+	for (const char *p = strbuf_str(&watch.in); (p = strstr(p, "\r\n")); p += 2)
+		seen++;
+	assert_true(seen > 0 && seen < sent);
+	strbuf_reset(&watch.in);
+	client_done(&watch);
+}
+
 /* The flood comes from the client's own command, which answers after the client was dropped. */
 static void test_drowned_by_itself(void **state)
 {
@@ -576,6 +630,7 @@ int main(void)
 		T(test_events),		  T(test_half_closed), T(test_vanished),
 		T(test_too_many_clients), T(test_slow_reader), T(test_drowned_by_itself),
 		T(test_backpressure),	  T(test_drain),       T(test_fuzz),
+		T(test_slow_readers_together), T(test_vanished_with_many),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

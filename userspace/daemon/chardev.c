@@ -19,6 +19,8 @@
 
 /* Out of descriptors: accept() would fail at once, again and again. */
 #define ACCEPT_PAUSE_MS 200
+/* Between two lines about clients that are refused. */
+#define REFUSAL_PAUSE_MS 1000
 
 struct chardev {
 	struct ev *ev;
@@ -30,6 +32,10 @@ struct chardev {
 	struct ev_timer *timer; /* server: accept again; client: connect again */
 	dev_t dev;
 	ino_t ino; /* of the socket file, so that we remove no other's */
+	struct {
+		uint64_t next_ms; /* when the next line may be written */
+		unsigned n;	  /* refused since the last one */
+	} refused;
 };
 
 static int make_address(const char *path, struct sockaddr_un *sa, struct err *e)
@@ -164,16 +170,31 @@ bool chardev_peer_allowed(int fd, const char *path)
 	return peer.gid == st.st_gid || in_groups(fd, st.st_gid);
 }
 
+/* A flood of clients must not become one of lines. */
+static void log_refusal(struct chardev *c, const char *why)
+{
+	uint64_t now = ev_now_ms();
+
+	c->refused.n++;
+	if (now < c->refused.next_ms)
+		return;
+	if (c->refused.n > 1)
+		log_warn("Refused %u clients on '%s', the last one: %s", c->refused.n, c->path, why);
+	else
+		log_warn("Refused a client on '%s': %s", c->path, why);
+	c->refused.n = 0;
+	c->refused.next_ms = now + REFUSAL_PAUSE_MS;
+}
+
 static void admit(struct chardev *c, int fd)
 {
 	struct err e = ERR_INIT;
 
 	if (!chardev_peer_allowed(fd, c->path)) {
-		log_warn("Refused a client on '%s': it is neither root nor of the socket's group",
-			 c->path);
+		log_refusal(c, "it is neither root nor of the socket's group");
 		close(fd);
 	} else if (monitor_serve(fd, NULL, NULL, &e) < 0) {
-		log_warn("Refused a client on '%s': %s", c->path, e.msg);
+		log_refusal(c, e.msg);
 	}
 }
 

@@ -11,10 +11,15 @@
 #include "lib/util.h"
 
 #define READ_SIZE 16384u
+/* Bytes that are parsed at a time. */
+#define FEED_SIZE 2048u
 /* With more unread output than this, no further command is taken. */
 #define OUT_HIGH (1u << 20)
-/* Messages of one client in one turn, so that all get theirs. */
+/* Messages of one client in one turn, and the time for them: all others wait, disks too. */
 #define TURN_MAX 64
+#define TURN_US	 500
+/* Messages of a client that is gone. */
+#define GONE_MAX 32
 
 struct monitor {
 	struct monitor *prev, *next;
@@ -26,11 +31,14 @@ struct monitor {
 	struct qmp_call *call; /* under way */
 	struct strbuf out;
 	size_t out_pos; /* bytes of @out that are sent */
+	size_t held;	/* bytes of memory that this client costs, in @held_by_all */
 	char in[READ_SIZE];
 	size_t in_pos, in_len;
 	bool eof;	/* no more input */
 	bool ended;	/* the stream was told so */
 	bool no_output; /* nobody reads any more */
+	bool gone;	/* the client: @left more messages of it are executed */
+	int left;
 	bool pumping;
 	bool dead;
 	monitor_closed_fn closed;
@@ -40,6 +48,7 @@ struct monitor {
 static struct ev *loop;
 static struct monitor *monitors;
 static unsigned nr_monitors;
+static size_t held_by_all;
 static struct {
 	ev_fn fn;
 	void *arg;
@@ -73,6 +82,7 @@ static void monitor_close(struct monitor *m)
 	if (m->next)
 		m->next->prev = m->prev;
 	nr_monitors--;
+	held_by_all -= m->held;
 	if (m->call)
 		qmp_call_abandon(m->call);
 	m->call = NULL;
@@ -89,6 +99,29 @@ static void monitor_close(struct monitor *m)
 static size_t unread(const struct monitor *m)
 {
 	return m->out.len - m->out_pos;
+}
+
+/* Its requests are counted while read and while under way, its answers until they are taken. */
+static void count_held(struct monitor *m)
+{
+	struct monitor *worst = m;
+	size_t held = m->out.size;
+
+	if (m->dead)
+		return;
+	if (m->call || json_stream_busy(m->stream))
+		held += json_stream_cost(m->stream);
+	held_by_all += held - m->held;
+	m->held = held;
+	if (held_by_all <= MONITOR_HELD_MAX)
+		return;
+	for (struct monitor *o = monitors; o; o = o->next) {
+		if (o->held > worst->held)
+			worst = o;
+	}
+	log_warn("QMP clients take more than %u MiB; the one that takes most, %zu MiB, is disconnected",
+		 MONITOR_HELD_MAX >> 20, worst->held >> 20);
+	monitor_close(worst);
 }
 
 static void drained(void *arg)
@@ -130,7 +163,10 @@ void monitor_drain(uint64_t ms, ev_fn fn, void *arg)
 	check_drained();
 }
 
-/* Nobody reads: what is in hand is still executed, as QEMU does, its answers are dropped. */
+/*
+ * Nobody reads: what is in hand is still executed, as QEMU does, its answers are dropped. Not much of
+ * it when the client is gone: it must not keep its place.
+ */
 static void drop_output(struct monitor *m)
 {
 	m->no_output = true;
@@ -170,6 +206,7 @@ static void queue(struct monitor *m, const struct json *msg)
 	}
 	json_write(msg, &m->out);
 	strbuf_adds(&m->out, "\r\n");
+	count_held(m);
 	if (unread(m) <= MONITOR_OUT_MAX)
 		return;
 	flush(m);
@@ -243,14 +280,18 @@ static bool step(struct monitor *m)
 {
 	struct err e = ERR_INIT;
 	struct json *request = NULL;
-	size_t used;
+	size_t used, n = m->in_len - m->in_pos;
 	int r;
 
 	if (m->dead || m->call || unread(m) > OUT_HIGH)
 		return false;
+	if (m->gone && m->left-- <= 0) {
+		m->eof = m->ended = true;
+		return false;
+	}
 	if (m->in_pos < m->in_len) {
-		r = json_stream_feed(m->stream, m->in + m->in_pos, m->in_len - m->in_pos, &used,
-				     &request, &e);
+		r = json_stream_feed(m->stream, m->in + m->in_pos, n < FEED_SIZE ? n : FEED_SIZE,
+				     &used, &request, &e);
 		m->in_pos += used;
 		handle(m, r, request, &e);
 		return true;
@@ -276,15 +317,17 @@ static void pump_again(void *arg)
 
 static void pump(struct monitor *m)
 {
+	uint64_t end;
 	int turns = 0;
 
 	if (m->dead || m->again)
 		return;
+	end = ev_now_us() + TURN_US;
 	m->pumping = true;
 	while (step(m)) {
 		if (unread(m) > OUT_HIGH)
 			flush(m);
-		if (++turns == TURN_MAX && !m->dead) {
+		if ((++turns == TURN_MAX || ev_now_us() > end) && !m->dead) {
 			m->again = ev_defer(loop, pump_again, m);
 			break;
 		}
@@ -293,6 +336,9 @@ static void pump(struct monitor *m)
 	if (m->dead)
 		return;
 	flush(m);
+	count_held(m);
+	if (m->dead)
+		return;
 	if (m->ended && !m->call && !unread(m))
 		monitor_close(m);
 	else
@@ -307,6 +353,8 @@ static void on_socket(unsigned events, void *arg)
 		/* Would be reported again and again while a command is under way. */
 		ev_source_free(m->src);
 		m->src = NULL;
+		m->gone = true;
+		m->left = GONE_MAX;
 		drop_output(m);
 	} else if (events & EV_OUT) {
 		flush(m);

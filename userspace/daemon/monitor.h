@@ -17,6 +17,8 @@
 #define MONITOR_CLIENTS_MAX 100u
 /* Unread output at which a client is disconnected. */
 #define MONITOR_OUT_MAX (16u << 20)
+/* Bytes that all clients together may make us hold; beyond, who takes most is disconnected. */
+#define MONITOR_HELD_MAX (128u << 20)
 
 struct monitor;
 

@@ -59,12 +59,17 @@ struct ev {
 	} sig[EV_SIGNAL_MAX];
 };
 
-uint64_t ev_now_ms(void)
+uint64_t ev_now_us(void)
 {
 	struct timespec ts;
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+	return (uint64_t)ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
+}
+
+uint64_t ev_now_ms(void)
+{
+	return ev_now_us() / 1000;
 }
 
 struct ev *ev_new(struct err *e)

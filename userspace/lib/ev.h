@@ -53,6 +53,7 @@ void ev_source_free(struct ev_source *s);
 
 /* Monotonic milliseconds. */
 uint64_t ev_now_ms(void);
+uint64_t ev_now_us(void);
 /*
  * A timer, not armed. ev_timer_set() arms it once, @ms from now (again: moves it);
  * ev_timer_clear() disarms. A periodic timer arms itself in its callback.

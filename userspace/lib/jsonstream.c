@@ -13,6 +13,11 @@
 #include "jsonstream.h"
 #include "util.h"
 
+/* What json-c needs for each, about. */
+#define COST_OBJECT 1024u
+#define COST_ARRAY  384u
+#define COST_SCALAR 160u
+
 enum lex {
 	LEX_START,
 	LEX_DQ, /* inside "..." */
@@ -63,6 +68,7 @@ struct json_stream {
 	struct strbuf tok;
 	/* of the top-level value in hand */
 	size_t bytes, tokens;
+	size_t cost, last_cost; /* in memory, about; last: of the one before it */
 	int64_t braces, brackets;
 	struct frame *stack;
 	size_t depth, stack_size;
@@ -92,6 +98,7 @@ static void drop_partial(struct json_stream *s)
 	}
 	json_unref(s->result);
 	s->result = NULL;
+	s->cost = 0;
 }
 
 /* Ready for the next top-level value. */
@@ -120,6 +127,11 @@ bool json_stream_busy(const struct json_stream *s)
 	return s->braces > 0 || s->brackets > 0 || (s->lex != LEX_START && s->lex != LEX_RECOVERY);
 }
 
+size_t json_stream_cost(const struct json_stream *s)
+{
+	return json_stream_busy(s) ? s->cost + s->tok.len : s->last_cost;
+}
+
 /* --- the parser --- */
 
 static void fail(struct json_stream *s, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -145,6 +157,7 @@ static void push(struct json_stream *s, struct json *container, enum want want)
 		s->stack = xreallocarray(s->stack, s->stack_size, sizeof(*s->stack));
 	}
 	s->stack[s->depth++] = (struct frame){ container, NULL, want };
+	s->cost += json_is(container, JSON_OBJ) ? COST_OBJECT : COST_ARRAY;
 }
 
 /* A complete value arrived, for the innermost container or as the result. */
@@ -222,6 +235,7 @@ static struct json *scalar(struct json_stream *s, enum token type)
 {
 	_cleanup_strbuf_ struct strbuf text = STRBUF_INIT;
 
+	s->cost += COST_SCALAR + s->tok.len;
 	if (type == TOK_INT || type == TOK_FLOAT)
 		return number(s, type == TOK_INT);
 	if (type == TOK_WORD)
@@ -258,6 +272,7 @@ static void parse_key(struct json_stream *s, enum token type, char punct)
 	} else if (type != TOK_STRING) {
 		fail(s, "key is not a string in object");
 	} else if (decode_string(s, &text)) {
+		s->cost += COST_SCALAR + text.len;
 		s->stack[s->depth - 1].key = strbuf_detach(&text);
 		s->stack[s->depth - 1].want = WANT_COLON;
 	}
@@ -354,6 +369,7 @@ static int take_token(struct json_stream *s, enum token type, char punct, struct
 	if (!s->failed) {
 		*ret = s->result;
 		s->result = NULL;
+		s->last_cost = s->cost;
 		r = 1;
 	} else if (!s->told) {
 		r = err_set(e, EINVAL, "%s", s->error.msg);

@@ -40,5 +40,7 @@ int json_stream_feed(struct json_stream *s, const char *buf, size_t len, size_t 
 int json_stream_end(struct json_stream *s, struct json **ret, struct err *e);
 /* Bytes of an unfinished value were consumed. */
 bool json_stream_busy(const struct json_stream *s);
+/* About how many bytes of memory the unfinished value takes; else those of the last one. */
+size_t json_stream_cost(const struct json_stream *s);
 
 #endif
