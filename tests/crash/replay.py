@@ -16,6 +16,7 @@ import os
 import random
 import re
 import shutil
+import stat
 import struct
 import subprocess
 import sys
@@ -61,7 +62,7 @@ def qemu_node(chain):
     """[(format, file)...] as one node, without what the headers say about the chain."""
     node = None
     for fmt, path in reversed(chain):
-        protocol = "host_device" if path.startswith("/dev/") else "file"
+        protocol = "host_device" if os.path.exists(path) and stat.S_ISBLK(os.stat(path).st_mode) else "file"
         below = {"driver": fmt, "file": {"driver": protocol, "filename": path}}
         if fmt == "qcow2":
             below["backing"] = node
