@@ -356,9 +356,12 @@ class Recorder:
         while time.monotonic() < end or todo:
             name = todo.pop() if todo else self.rng.choice(list(OPS))
             self.step = name
-            OPS[name](self)
-            self.counts[name] = self.counts.get(name, 0) + 1
+            if OPS[name](self) is not False:
+                self.counts[name] = self.counts.get(name, 0) + 1
             self.let_work(60)
+        missing = [n for n in OPS if n not in self.counts]
+        if missing:
+            raise RuntimeError("not one of: %s" % ", ".join(missing))
 
     def finish(self):
         self.tell(b"q")
@@ -400,8 +403,9 @@ def snapshot(r, command, new, **args):
 
 
 def op_snapshot(r):
+    """False: there was no image left for it."""
     if len(r.free) < 3:
-        return
+        return False
     new = r.free.pop(0)
     snapshot(r, "blockdev-snapshot-sync", new, device="vm1", snapshot_file=r.path(new),
              snapshot_node_name=new)
@@ -410,7 +414,7 @@ def op_snapshot(r):
 def op_snapshot_existing(r):
     """Onto an overlay that the user has made, with clusters of any size."""
     if len(r.free) < 3:
-        return
+        return False
     new = r.free.pop(0)
     r.create(new, *r.over(r.chain[0]))
     r.daemon.do("blockdev-add", driver="qcow2", node_name=new, backing=None, file={
@@ -476,7 +480,7 @@ def op_restart(r):
 def op_killed_snapshot(r):
     """SIGKILL amid a snapshot: the new daemon says whether it was made."""
     if len(r.free) < 3:
-        return
+        return False
     new, chain = r.free.pop(0), r.chain
     r.during(alt=[new] + chain, making=[new])
     r.daemon.only_send("blockdev-snapshot-sync", device="vm1", snapshot_file=r.path(new),
@@ -556,13 +560,14 @@ def attach_points(layout, out, work, n, seed):
     log = cutlog.Log(os.path.join(out, "log"))
     cut = replay.Cut(meta, work + "/cut", log)
     looker = replay.Looker(meta.model, True)
-    bad = 0
+    bad, spent, start = 0, 0, time.monotonic()
     for i, (index, kind, draw) in enumerate(cutlog.choose(log, n, seed)):
         cut.forward(index)
         for a in cut.acks:
             looker.ask("ack", a)
         cut.acks = []
         cut.cut(index, kind, draw, seed)
+        begin = time.monotonic()
         try:
             if cut.world:
                 attach_after_cut(layout, meta, cut, looker, work, i)
@@ -570,7 +575,9 @@ def attach_points(layout, out, work, n, seed):
             bad += 1
             print("cut %d:%s:%d (%s): %s" % (index, kind, draw, cut.world["step"], e), flush=True)
         cut.heal()
-    print("%d fresh attaches after cuts, %d bad" % (n, bad))
+        spent += time.monotonic() - begin
+    print("%d fresh attaches after cuts, %d bad; %d s, %d s more to get there" % (
+        n, bad, spent, time.monotonic() - start - spent))
     return 1 if bad else 0
 
 
@@ -587,12 +594,14 @@ def main():
     if a.attach is not None:
         return attach_points(layout, a.out, a.work, a.attach, a.seed)
     r = Recorder(layout, a.out, a.work, a.seed)
-    r.begin()
-    r.operate(a.seconds)
-    r.finish()
-    r.save()
+    times = [time.monotonic()]
+    for step in (r.begin, lambda: r.operate(a.seconds), r.finish, r.save):
+        step()
+        times.append(time.monotonic())
     print("%d events of the guest; %s" % (r.events(), ", ".join(
         "%s %d" % x for x in sorted(r.counts.items()))))
+    print("begin %d s, operations %d s, end %d s, save %d s" % tuple(
+        b - a for a, b in zip(times, times[1:])))
     return 0
 
 

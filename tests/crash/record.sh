@@ -18,16 +18,21 @@ record() {
 	plan 2
 	rm -rf "$out"
 	mkdir -p "$T/work"
-	crash_py record --seconds "${LIVECHAIN_CRASH_SECONDS:-40}" --seed "$SEED" "$1" "$out" "$T/work" \
+	crash_py record --seconds "${LIVECHAIN_CRASH_SECONDS:-15}" --seed "$SEED" "$1" "$out" "$T/work" \
 		>"$T/out" 2>&1
 	ok $? "a recording of a guest and all operations (seed $SEED)"
 	diag "$(tail -n 20 "$T/out")"
-	[ "$_failed" = 0 ] || { diag "$(tail -n 40 "$T/work/daemon.log")"; end_record; fail "no recording"; return; }
-	crash_py record --attach "${LIVECHAIN_CRASH_ATTACHES:-3}" --seed "$SEED" "$1" "$out" "$T/work" \
+	[ "$_failed" = 0 ] || { what_is_left; end_record; fail "no recording"; return; }
+	crash_py record --attach "${LIVECHAIN_CRASH_ATTACHES:-1}" --seed "$SEED" "$1" "$out" "$T/work" \
 		>"$T/out" 2>&1
 	ok $? "after a cut the disk is attached again, with what was flushed, and detached clean"
 	diag "$(tail -n 20 "$T/out")"
-	[ "$_failed" = 0 ] || { diag "$(tail -n 40 "$T/work/daemon.log")"; end_record; }
+	[ "$_failed" = 0 ] || { what_is_left; end_record; }
+}
+
+what_is_left() {
+	diag "$(tail -n 40 "$T/work/daemon.log")"
+	diag "$(losetup -l; dmsetup table; dmsetup info -c; cat /proc/locks; ls -li /mnt/crash/d/img)"
 }
 
 # What a recording that broke has left.

@@ -164,8 +164,8 @@ void monitor_drain(uint64_t ms, ev_fn fn, void *arg)
 }
 
 /*
- * Nobody reads: what is in hand is still executed, as QEMU does, its answers are dropped. Not much of
- * it when the client is gone: it must not keep its place.
+ * Nobody reads: what is in hand is still executed, as QEMU does, its answers are dropped. Not
+ * much of it when the client is gone: it must not keep its place.
  */
 static void drop_output(struct monitor *m)
 {
