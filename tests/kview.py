@@ -19,11 +19,11 @@ SLICE = 512
 
 
 class Image:
-    """A layer: `unit` None is raw. nr: sectors that a view sees of it."""
+    """A layer: `unit` None is raw. nr: sectors that a view sees of it. disk: another way to it."""
 
-    def __init__(self, ident, path, nr, unit=None, start=0, seed=0):
+    def __init__(self, ident, path, nr, unit=None, start=0, seed=0, disk=None):
         self.id, self.path, self.nr, self.unit, self.start = ident, path, nr, unit, start
-        self.disk = Disk(path)
+        self.disk = disk or Disk(path)
         self.grant_no = 0
         if not unit:
             return

@@ -5,11 +5,13 @@
  * disks have served them, so a log tells exactly what a cut may have left at any instant.
  * (dm-log-writes knows one device with one cache, and logs a write only when it is flushed.)
  *
- *	disks CONTROL LOG DIR MIB...
+ *	disks [-f FAULTS] CONTROL LOG DIR MIB...
  *
  * CONTROL: a socket to be made (SEQPACKET): a text sent there becomes a mark and is echoed.
  * LOG: a file to be made, or "-". DIR: its files nbd0 and on are the content at first, or "-".
- * Ends when it gets SIGTERM, once nobody has a disk open.
+ * With -f they are the content itself, which the test may look at and change, and FAULTS is
+ * a file that says which requests fail (struct faults); the cache is there to be lost by a
+ * flush that fails. Ends when it gets SIGTERM, once nobody has a disk open.
  */
 #include <endian.h>
 #include <errno.h>
@@ -41,7 +43,34 @@ struct entry {
 	uint32_t disk, flags;
 };
 
+/* What FAULTS holds; the test sets all but the figures. Requests that are none of @disks' and
+ * @kinds are not counted. Numbers begin at 1; from @first on @count fail. */
+#define FAULTS_TOLD 1024
+struct faults {
+	uint32_t seen, hits;   /* figures: counted requests, failed ones */
+	uint32_t disks, kinds; /* masks: 1 << disk; 1 reads, 2 writes, 4 flushes */
+	uint32_t first, count;
+	uint32_t how; /* what has happened all the same: HOW_* */
+	uint32_t pad;
+	struct {
+		uint32_t disk, kind;
+		uint64_t off, len;
+	} hit[FAULTS_TOLD]; /* those that failed, the first of them */
+};
+
+enum { KIND_READ = 1, KIND_WRITE = 2, KIND_FLUSH = 4 };
+/* A write that fails has written nothing, or its first half, or all of it. A flush that fails may
+ * have lost all that came since the last one. */
+enum { HOW_HALF = 1, HOW_ALL = 2, HOW_LOSE = 4 };
+
+struct undo {
+	struct undo *next;
+	uint64_t off, len;
+	uint8_t old[];
+};
+
 struct disk {
+	struct undo *undo; /* since the last flush, newest first; with -f only */
 	uint8_t *mem;
 	uint64_t size;
 	int sock;
@@ -51,6 +80,7 @@ struct disk {
 static struct disk disks[DISKS_MAX];
 static int nr_disks;
 static FILE *out;
+static volatile struct faults *faults;
 static volatile sig_atomic_t ending;
 
 static void die(const char *what)
@@ -96,6 +126,90 @@ static void give(int fd, const void *buf, size_t len)
 	}
 }
 
+static bool hit(int i, uint32_t kind, uint64_t off, uint64_t len)
+{
+	if (!faults || !(faults->disks & 1u << i) || !(faults->kinds & kind))
+		return false;
+	faults->seen++;
+	if (faults->seen < faults->first || faults->seen - faults->first >= faults->count)
+		return false;
+	if (faults->hits < FAULTS_TOLD) {
+		faults->hit[faults->hits].disk = i;
+		faults->hit[faults->hits].kind = kind;
+		faults->hit[faults->hits].off = off;
+		faults->hit[faults->hits].len = len;
+	}
+	faults->hits++;
+	return true;
+}
+
+/* Remembers what a write is about to replace. */
+static void keep(struct disk *d, uint64_t off, uint64_t len)
+{
+	struct undo *u = malloc(sizeof(*u) + len);
+
+	if (!u)
+		die("memory");
+	*u = (struct undo){ d->undo, off, len };
+	memcpy(u->old, d->mem + off, len);
+	d->undo = u;
+}
+
+/* What a FUA write has written is not lost whatever was there before. */
+static void keep_fua(struct disk *d, uint64_t off, uint64_t len, const uint8_t *new)
+{
+	for (struct undo *u = d->undo; u; u = u->next) {
+		uint64_t from = off > u->off ? off : u->off;
+		uint64_t to = off + len < u->off + u->len ? off + len : u->off + u->len;
+
+		if (from < to)
+			memcpy(u->old + (from - u->off), new + (from - off), to - from);
+	}
+}
+
+static void flush(struct disk *d, bool lose)
+{
+	struct undo *u;
+
+	while ((u = d->undo)) {
+		if (lose)
+			memcpy(d->mem + u->off, u->old, u->len);
+		d->undo = u->next;
+		free(u);
+	}
+}
+
+/* A write with -f; false when it fails. */
+static bool write_faulty(int i, uint64_t off, uint64_t len, const uint8_t *new, bool fua)
+{
+	struct disk *d = &disks[i];
+	bool fail = hit(i, KIND_WRITE, off, len);
+	uint64_t done = len;
+
+	if (fail && !(faults->how & HOW_ALL))
+		done = faults->how & HOW_HALF ? len / 1024 * 512 : 0;
+	if (fua && !fail)
+		keep_fua(d, off, done, new);
+	else
+		keep(d, off, done);
+	memcpy(d->mem + off, new, done);
+	return !fail;
+}
+
+/* Takes a write's data from the socket. */
+static bool take_write(int i, uint64_t off, uint64_t len, bool fua, bool *ret_fail)
+{
+	static uint8_t buf[64 << 20];
+	struct disk *d = &disks[i];
+
+	if (!faults)
+		return take(d->sock, d->mem + off, len);
+	if (len > sizeof(buf) || !take(d->sock, buf, len))
+		return false;
+	*ret_fail = !write_faulty(i, off, len, buf, fua);
+	return true;
+}
+
 /* One request; false at the end of the connection. */
 static bool serve(int i)
 {
@@ -104,6 +218,7 @@ static bool serve(int i)
 	struct nbd_reply a = { .magic = htobe32(NBD_REPLY_MAGIC) };
 	uint64_t off, len;
 	uint32_t type;
+	bool fail = false;
 
 	if (!take(d->sock, &q, sizeof(q)) || be32toh(q.magic) != NBD_REQUEST_MAGIC)
 		return false;
@@ -118,16 +233,22 @@ static bool serve(int i)
 		return false;
 	}
 	if ((type & CMD_MASK) == NBD_CMD_WRITE) {
-		if (!take(d->sock, d->mem + off, len))
+		if (!take_write(i, off, len, type & CMD_FUA, &fail))
 			return false;
 		note(i, type & CMD_FUA ? LOG_FUA : 0, off, len, d->mem + off);
 	} else if ((type & CMD_MASK) == NBD_CMD_FLUSH) {
+		fail = hit(i, KIND_FLUSH, 0, 0);
+		flush(d, fail && (faults->how & HOW_LOSE));
 		note(i, LOG_FLUSH, 0, 0, NULL);
-	} else if ((type & CMD_MASK) != NBD_CMD_READ) {
+	} else if ((type & CMD_MASK) == NBD_CMD_READ) {
+		fail = hit(i, KIND_READ, off, len);
+	} else {
 		a.error = htobe32(EINVAL);
 	}
+	if (fail)
+		a.error = htobe32(EIO);
 	give(d->sock, &a, sizeof(a));
-	if ((type & CMD_MASK) == NBD_CMD_READ)
+	if ((type & CMD_MASK) == NBD_CMD_READ && !fail)
 		give(d->sock, d->mem + off, len);
 	return true;
 }
@@ -167,6 +288,20 @@ static void run_device(int i, int sock)
 	_exit(0);
 }
 
+static void *map_file(const char *path, uint64_t size)
+{
+	int fd = open(path, O_RDWR);
+	void *mem;
+
+	if (fd < 0)
+		die(path);
+	mem = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (mem == MAP_FAILED)
+		die(path);
+	close(fd);
+	return mem;
+}
+
 static void load(struct disk *d, const char *dir, int i)
 {
 	char path[4096];
@@ -174,6 +309,10 @@ static void load(struct disk *d, const char *dir, int i)
 	int fd;
 
 	snprintf(path, sizeof(path), "%s/nbd%d", dir, i);
+	if (faults) {
+		d->mem = map_file(path, d->size);
+		return;
+	}
 	fd = open(path, O_RDONLY);
 	if (fd < 0)
 		die(path);
@@ -265,8 +404,13 @@ int main(int argc, char **argv)
 {
 	int listener;
 
+	if (argc > 2 && !strcmp(argv[1], "-f")) {
+		faults = map_file(argv[2], sizeof(*faults));
+		argv += 2;
+		argc -= 2;
+	}
 	if (argc < 5 || argc - 4 > DISKS_MAX) {
-		fprintf(stderr, "usage: disks CONTROL LOG|- DIR|- MIB...\n");
+		fprintf(stderr, "usage: disks [-f FAULTS] CONTROL LOG|- DIR|- MIB...\n");
 		return 2;
 	}
 	if (strcmp(argv[2], "-") && !(out = fopen(argv[2], "w")))
