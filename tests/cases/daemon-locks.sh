@@ -5,7 +5,7 @@
 # timeout: 1200
 . "$(dirname "$0")/../lib-daemon.sh"
 require qemu-img qemu-io
-plan 27
+plan 30
 place 300
 load_module
 
@@ -74,6 +74,14 @@ restart_daemon
 qdo block-job-cancel "'device': 'j'" && wait_job j null 60 && del t
 ok $? "the job is cancelled, the target let go"
 check "it can be written then" qemu-io -f qcow2 -c 'write -q -P 1 0 64k' "$IMG/t"
+
+# What an earlier daemon had locked for writing is a backing image now, and stays as a node.
+qdo blockdev-snapshot-sync "'device': 'vm1', 'snapshot-file': '$IMG/c', 'snapshot-node-name': 'c'" >/dev/null &&
+	detach vm1 >/dev/null
+ok $? "a snapshot of an adopted disk, then detached"
+check "what is its backing image can be looked into" qemu-img info "$IMG/b"
+{ add c "$IMG/c" && attach c vm1; } >/dev/null
+ok $? "the disk is attached again"
 
 # Two of our own.
 LIVECHAIN_QUIET=1 "$LIVECHAIND" --qmp "$T/second.sock" --state-dir "$T/second" \

@@ -153,6 +153,27 @@ int node_update_capacity(struct node *n, struct err *e)
 	return p->loop.number < 0 ? 0 : loop_set_capacity(&p->loop, e);
 }
 
+static void retake_lock(struct node *p)
+{
+	struct image_lock want = { p->read_only ? IMAGE_LOCK_BACKING_PERM : IMAGE_LOCK_ACTIVE_PERM,
+				   IMAGE_LOCK_UNSHARED };
+	struct err e = ERR_INIT;
+
+	loop_detach(&p->loop);
+	p->loop = (struct loop_dev)LOOP_DEV_INIT;
+	p->lock_adopted = false;
+	if (image_lock_change(p->fd, p->filename, &p->lock, want, &e))
+		log_warn("Others may use an image that is open here: %s", e.msg);
+}
+
+void node_retake_locks(struct node *top)
+{
+	for (struct node *n = top; n && !n->users && n->parents <= (n != top); n = n->backing) {
+		if (node_protocol(n)->lock_adopted)
+			retake_lock(node_protocol(n));
+	}
+}
+
 int node_make_read_only(struct node *n, struct err *e)
 {
 	struct image_lock want = { IMAGE_LOCK_BACKING_PERM, IMAGE_LOCK_UNSHARED };

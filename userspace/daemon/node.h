@@ -109,6 +109,12 @@ void node_put(struct node *n);
  */
 int node_make_read_only(struct node *n, struct err *e);
 
+/*
+ * No device is made of @top any more. Nodes of its chain that are not in use otherwise give up
+ * the loop devices of an earlier daemon, and the locks that came with these, for their own.
+ */
+void node_retake_locks(struct node *top);
+
 /* The device that the kernel target uses for @n: its own, or a loop device set up now. */
 int node_layer_device(struct node *n, dev_t *ret, struct err *e);
 

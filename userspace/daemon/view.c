@@ -489,6 +489,7 @@ static void unlink_view(struct view *v)
 	v->top = NULL;
 	top->users--;
 	core_unlock();
+	node_retake_locks(top);
 	node_put(top);
 }
 
