@@ -150,11 +150,23 @@ class Cache(Buffer):
         self.saved = []
 
 
-def choose(log, wanted, seed):
+def while_making(log, worlds):
+    """Numbers of the entries while an image is being made or put on top: few, and much happens."""
+    found, busy = [], False
+    for i, e in enumerate(log.entries):
+        if e.text and e.text[0] == "w" and e.text[1:].isdigit():
+            w = worlds[int(e.text[1:])]
+            busy = bool(w.get("making") or w.get("alt"))
+        elif busy and e.len and not e.flags & FUA:
+            found.append(i)
+    return found
+
+
+def choose(log, wanted, seed, worlds=()):
     """[(index, kind, draw)...]: cuts behind entry number index, in order.
 
     All marks, flushes and FUA writes first, with nothing left of the caches; then any place,
-    with all or some.
+    with all or some, each third one while an image is being made.
     """
     rng = random.Random(seed)
     begin = next((i for i, e in enumerate(log.entries) if e.text == "start"), 0)
@@ -171,8 +183,9 @@ def choose(log, wanted, seed):
         pending += 1 if e.len else 0
         if e.len and not e.flags & FUA:
             any_place.append(i)
+    hot = while_making(log, worlds) or any_place
     points = {p + (0,) for p in rng.sample(firm, min(len(firm), wanted // 2))}
     while len(points) < wanted and any_place:
         kind = rng.choice(("all", "some", "some", "some"))
-        points.add((rng.choice(any_place), kind, 0 if kind == "all" else len(points)))
+        points.add((rng.choice(any_place if rng.random() < .66 else hot), kind, 0 if kind == "all" else len(points)))
     return sorted(points)

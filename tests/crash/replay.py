@@ -385,7 +385,7 @@ def replay(folder, wanted, seed, jobs, only):
     """(cuts, bad ones) of one recording."""
     meta = Meta(folder)
     log = cutlog.Log(os.path.join(folder, "log"))
-    points = [only] if only else cutlog.choose(log, wanted, seed)
+    points = [only] if only else cutlog.choose(log, wanted, seed, meta.worlds)
     outs, kids, start = [], [], time.monotonic()
     for part in split(points, jobs):
         out = tempfile.TemporaryFile("w+")
