@@ -83,6 +83,8 @@ LOGIC_CPPFLAGS	:= -Itests/logic/shim -Iinclude -Iinclude/uapi -Ikernel -D_GNU_SO
 
 # Programs of the power cuts (tests/crash): run in the VM and outside of it.
 CRASH		:= $(B)/tests/crash/disks $(B)/tests/crash/point
+# Exercises a file of a file system on the device (tests/cases/daemon-fs.sh).
+FSX		:= $(B)/tests/fsx
 
 # --- module ---------------------------------------------------------------------
 
@@ -116,7 +118,7 @@ unit-tests:
 logic-tests:
 	+@$(LOCKED) ASAN=1 _logic
 
-_tools: $(B)/liblivechain.a $(DAEMON) $(TOOL) $(CRASH)
+_tools: $(B)/liblivechain.a $(DAEMON) $(TOOL) $(CRASH) $(FSX)
 	@:
 _unit: $(UNIT)
 	@:
@@ -160,6 +162,10 @@ $(B)/tests/unit/%: $(B)/tests/unit/%.o $(UNIT_HELP) $(B)/libdaemon.a $(B)/libtoo
 $(CRASH): $(B)/tests/crash/%: $(B)/tests/crash/%.o $(B)/libdaemon.a $(B)/liblivechain.a
 	$(call say,LD,$@)
 	$(Q)$(CC) $(LC_CFLAGS) $(LDFLAGS) -o $@ $^ $(LC_LIBS)
+
+$(FSX): $(B)/tests/fsx.o
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LC_CFLAGS) $(LDFLAGS) -o $@ $^
 
 # The logic sources and their tests see the shims before any system header.
 $(B)/logic/%.o: %.c $(B)/.flags
