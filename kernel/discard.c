@@ -33,7 +33,7 @@ static enum lc_zeroing grain_zeroing(struct lc_view *view, u64 block, u64 nr, u6
 	}
 	if (zero)
 		return LC_ZEROED;
-	if (active->kind != LC_LAYER_RECORD)
+	if (lc_layer_kind(active) != LC_LAYER_RECORD)
 		return LC_WRITE;
 	if (own) {
 		*ret_entry = lc_entry_zero_space(active->id, lc_entry_sector(first));
@@ -120,7 +120,7 @@ static bool discard_step(struct lc_io *io)
 
 static bool can_say_zero(const struct lc_layer *layer)
 {
-	return layer->kind == LC_LAYER_RECORD &&
+	return lc_layer_kind(layer) == LC_LAYER_RECORD &&
 	       (layer->format.has_zero_space || layer->format.has_plain_zero);
 }
 

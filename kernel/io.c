@@ -180,7 +180,7 @@ static bool home_ready(struct lc_view *view, struct lc_waiter *w)
 {
 	sector_t sector;
 
-	return view->fail || lc_record_home(view->active, w->key, &sector);
+	return READ_ONCE(view->fail) || lc_record_home(view->active, w->key, &sector);
 }
 
 bool lc_io_homes(struct lc_io *io, u64 block, u64 nr)
@@ -203,7 +203,7 @@ void lc_io_change(struct lc_io *io, u64 block, u64 nr, u64 entry)
 	u64 unit, units;
 
 	lc_map_set(view, block, nr, entry);
-	if (view->active->kind != LC_LAYER_RECORD)
+	if (lc_layer_kind(view->active) != LC_LAYER_RECORD)
 		return;
 	unit = units_of(view, block, nr, &units);
 	lc_record_dirty(view, unit, units);

@@ -60,6 +60,16 @@ static inline sector_t lc_layer_sectors(const struct lc_layer *layer)
 	return n > layer->start ? n - layer->start : 0;
 }
 
+/*
+ * How the layer is written, for who does not hold view->mutex: who sees it described sees the
+ * unit and the format, too.
+ */
+static inline enum lc_layer_kind lc_layer_kind(const struct lc_layer *layer)
+{
+	/* pairs with the message `layer` */
+	return smp_load_acquire(&layer->kind);
+}
+
 /* A write to the layer has completed. Context: any. */
 static inline void lc_layer_wrote(struct lc_layer *layer)
 {

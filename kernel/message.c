@@ -128,18 +128,21 @@ static unsigned int emit_pool(struct lc_msg *m, unsigned int sz, struct lc_layer
 {
 	struct lc_pool *pool = &active->pool;
 	unsigned int waiting = READ_ONCE(m->view->park.nr[LC_WANT_POOL]);
+	/* guests' writes take from it meanwhile */
+	u64 free = READ_ONCE(pool->free_sectors);
 	unsigned int maxlen = m->maxlen;
 	char *result = m->result;
 
-	if (!waiting && (active->kind != LC_LAYER_RECORD || pool->free_sectors >= pool->low))
+	if (!waiting && (active->kind != LC_LAYER_RECORD || free >= pool->low))
 		return sz;
-	DMEMIT("pool %u %llu %llu %u\n", active->id, pool->free_sectors, pool->low, waiting);
+	DMEMIT("pool %u %llu %llu %u\n", active->id, free, pool->low, waiting);
 	return sz;
 }
 
 static int msg_requests(struct lc_msg *m)
 {
 	struct lc_layer *active = m->view->active;
+	int fail = READ_ONCE(m->view->fail);
 	unsigned int sz = 0, maxlen = m->maxlen;
 	char *result = m->result;
 	char head[24];
@@ -149,8 +152,8 @@ static int msg_requests(struct lc_msg *m)
 		snprintf(head, sizeof(head), "home %u", active->id);
 		sz = emit_keys(m, sz, head, LC_WANT_HOME, LIVECHAIN_RECORDS_PER_PAGE);
 		sz = emit_pool(m, sz, active);
-		if (m->view->fail)
-			DMEMIT("fail %u %d\n", active->id, m->view->fail);
+		if (fail)
+			DMEMIT("fail %u %d\n", active->id, fail);
 	}
 	if (!sz)
 		DMEMIT("\n");

@@ -451,6 +451,7 @@ static int commit_once(struct lc_view *view, struct list_head *todo)
 	LIST_HEAD(done);
 	int r;
 
+	/* Set here only, by this one work item. */
 	if (view->fail)
 		r = -view->fail;
 	else if (!layer)

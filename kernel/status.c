@@ -8,14 +8,15 @@
 
 static const char *mode_name(const struct lc_view *view)
 {
-	if (view->fail)
+	if (READ_ONCE(view->fail))
 		return "fail";
 	return view->active ? "rw" : "ro";
 }
 
 static bool layer_dirty(struct lc_view *view, const struct lc_layer *layer)
 {
-	return layer->dirty || (layer == view->active && READ_ONCE(view->rec.unrecorded));
+	return READ_ONCE(layer->dirty) ||
+	       (layer == view->active && READ_ONCE(view->rec.unrecorded));
 }
 
 /* {<id> <entries> <unit sectors or -> <last grant> <free sectors> <clean|dirty>} */

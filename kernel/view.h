@@ -94,7 +94,7 @@ static inline unsigned int lc_grain_shift(const struct lc_view *view)
 {
 	const struct lc_layer *a = view->active;
 
-	if (!a || smp_load_acquire(&a->kind) != LC_LAYER_RECORD)
+	if (!a || lc_layer_kind(a) != LC_LAYER_RECORD)
 		return view->block_shift;
 	return max(view->block_shift, a->unit_shift);
 }

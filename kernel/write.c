@@ -289,7 +289,7 @@ static const char *grain_way(struct lc_view *view, u64 block, u64 nr, enum lc_wa
 			return different;
 		if (reuse && e != first + i * bs)
 			return different;
-		if (view->active->kind == LC_LAYER_RAW && lc_entry_type(e) == LC_DATA)
+		if (lc_layer_kind(view->active) == LC_LAYER_RAW && lc_entry_type(e) == LC_DATA)
 			return different;
 	}
 	*way = reuse ? LC_WAY_REUSE : LC_WAY_ALLOC;
@@ -353,9 +353,10 @@ static bool pool_ready(struct lc_view *view, struct lc_waiter *w)
 {
 	struct lc_layer *a = view->active;
 
-	if (view->fail || smp_load_acquire(&a->kind) == LC_LAYER_RAW)
+	if (READ_ONCE(view->fail) || lc_layer_kind(a) == LC_LAYER_RAW)
 		return true;
-	return a->kind == LC_LAYER_RECORD && lc_pool_has(&a->pool, 1ULL << lc_grain_shift(view));
+	return lc_layer_kind(a) == LC_LAYER_RECORD &&
+	       lc_pool_has(&a->pool, 1ULL << lc_grain_shift(view));
 }
 
 static bool take_space(struct lc_io *io, unsigned int grain_shift)
@@ -384,7 +385,7 @@ static bool plan_whole(struct lc_io *io)
 	const char *why;
 	u64 block, first;
 
-	if (active->kind == LC_LAYER_PLAIN || lc_io_outgrown(io)) {
+	if (lc_layer_kind(active) == LC_LAYER_PLAIN || lc_io_outgrown(io)) {
 		lc_io_unlock(io);
 		io->step = io->start;
 		return lc_io_park(io, LC_WANT_POOL, 0, pool_ready);
@@ -398,7 +399,7 @@ static bool plan_whole(struct lc_io *io)
 	extend_piece(io, gs, first);
 	cut_piece(io);
 
-	if (active->kind == LC_LAYER_RAW) {
+	if (lc_layer_kind(active) == LC_LAYER_RAW) {
 		io->way = LC_WAY_RAW;
 		io->to = io->whole;
 	} else {
