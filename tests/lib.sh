@@ -125,9 +125,11 @@ T=${TMPDIR:-/tmp}/$CASE.$$.$SRANDOM
 mkdir -m 700 "$T" || exit 1
 cleanup_fn rm -rf "$T"
 
-# wait_for CONDITION TIMEOUT: evaluates CONDITION until it holds; 1 after TIMEOUT s.
+# wait_for CONDITION TIMEOUT: evaluates CONDITION until it holds; 1 after TIMEOUT s (on
+# a debug kernel: after four times as much).
 wait_for() {
 	local end=$((SECONDS + $2))
+	[[ $KVER != *-livechain-* ]] || end=$((SECONDS + 4 * $2))
 	until eval "$1"; do
 		[ $SECONDS -lt $end ] || { diag "not within $2 s: $1"; return 1; }
 		sleep 0.1
