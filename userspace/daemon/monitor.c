@@ -19,7 +19,7 @@
 #define TURN_MAX 64
 #define TURN_US	 500
 /* Messages of a client that is gone. */
-#define GONE_MAX 32
+#define GONE_MAX 8
 
 struct monitor {
 	struct monitor *prev, *next;
