@@ -145,8 +145,10 @@ class Model:
     def flushed(self):
         self.past = {s: set(m) for s, m in self.maybe.items()}
 
-    def lose(self):
-        self.lost |= set(self.past)
+    def lose(self, grain):
+        """A write that allocates copies what is around it, to a multiple of @grain sectors: lost, too."""
+        for g in {s // grain for s in self.past}:
+            self.lost |= set(range(g * grain, (g + 1) * grain))
 
     def read(self, first, data, what):
         """The disk says so: that is what it holds."""
