@@ -155,9 +155,9 @@ class Model:
         same = data == self.latest[first * SECTOR:first * SECTOR + len(data)]
         for i in range(0, 0 if same else len(data), SECTOR):
             s, got = first + i // SECTOR, data[i:i + SECTOR]
-            if got == self.get(s) or s in self.lost:
+            if got == self.get(s):
                 continue
-            if got not in self.maybe.get(s, ()):
+            if s not in self.lost and got not in self.maybe.get(s, ()):
                 raise Wrong("%s: sector %d reads as %s, not as %s%s" % (
                     what, s, explain(got), explain(self.get(s)),
                     "".join(" or " + explain(m) for m in self.maybe.get(s, ()))))
