@@ -262,7 +262,7 @@ static void cmd_query_jobs(struct qmp_call *call)
 	struct job *j;
 
 	core_lock();
-	list_for_each (j, &job_list, link) {
+	list_for_each(j, &job_list, link) {
 		refresh(j);
 		json_append(arr, json_pack("{s:I, s:s, s:I, s:s, s:s, s:s?}", "current-progress",
 					   (int64_t)j->offset, "status", job_status_name(j->status),
@@ -279,7 +279,7 @@ static void cmd_query_block_jobs(struct qmp_call *call)
 	struct job *j;
 
 	core_lock();
-	list_for_each (j, &job_list, link) {
+	list_for_each(j, &job_list, link) {
 		refresh(j);
 		json_append(
 			arr,
