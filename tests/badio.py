@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import time
+import traceback
 
 from dmio import Disk, explain
 
@@ -112,6 +113,29 @@ class BadDisks:
 
 class Wrong(Exception):
     """What may not be."""
+
+
+def attempts(points, end, begin, bad):
+    """Each of @points (its last three: number, count, how) until @end: begin(point) makes a
+    scenario, whose whole() is the test and clear() what is done after it went wrong. Yields
+    the scenario and whether it went well; five that did not are enough."""
+    wrong = 0
+    for point in points:
+        if time.monotonic() > end or wrong == 5:
+            return
+        s = begin(point)
+        try:
+            s.whole(*point[-3:])
+            good = True
+        except Exception as e:      # whatever it is: it is told, and the next point is tried
+            good = False
+            wrong += 1
+            print("wrong %s: %s" % (":".join(map(str, point)),
+                                    e if isinstance(e, (Wrong, AssertionError)) else
+                                    traceback.format_exc().replace("\n", " | ")), flush=True)
+            print("    %s; %s" % ("; ".join(s.log), bad.tell()), flush=True)
+            s.clear()
+        yield s, good
 
 
 class Model:

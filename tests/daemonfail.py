@@ -3,10 +3,10 @@
 """A daemon's images on disks whose N-th request fails: attach, backup, snapshot, detach.
 
 daemonfail.py --program DISKS --daemon LIVECHAIND --work DIR --seed N [--seconds S]
-              [--only N:COUNT:HOW]
+              [--only KINDS:N:COUNT:HOW]
 
-The whole of it (class Scenario) runs undisturbed, then with request N and COUNT - 1 more failing, to
-any of the four disks, of the kernel or of the daemon. A command is answered by an error only if
+The whole of it (class Scenario) runs undisturbed, then with request N of KINDS (a mask of reads,
+writes, flushes) and COUNT - 1 more failing, to any of the four disks, of the kernel or of the daemon. A command is answered by an error only if
 something failed, and works when it is sent again with nothing failing any more; the guest's reads are
 right, and without errors a little later (what of a map could not be read is read again); a backup that
 completed is right; images have no errors in the end, at most leaks, and hold what was flushed.
@@ -20,10 +20,9 @@ import select
 import subprocess
 import sys
 import time
-import traceback
 
 import qmp
-from badio import ALL, FLUSH, HALF, LOSE, BadDisks, Model, Wrong
+from badio import ALL, FLUSH, HALF, LOSE, READ, WRITE, BadDisks, Model, Wrong, attempts
 from dmio import Disk, control, pattern, TABLE_STATUS, SPEC
 from kview import parse_status
 
@@ -73,14 +72,12 @@ class Daemon:
 
 
 class Scenario:
-    def __init__(self, bad, args, pristine):
-        self.bad, self.args, self.log = bad, args, []
+    def __init__(self, bad, args, pristine, kinds):
+        self.bad, self.args, self.kinds, self.log = bad, args, kinds, []
         bad.settle()
         for content, data in zip(bad.content, pristine):
             content.write(0, data + bytes(content.sectors() * 512 - len(data)))
-        # what the kernel has cached of them is of the last time
-        for disk in bad.flushers:
-            fcntl.ioctl(disk.fd, BLKFLSBUF)
+        self.forget_caches()
         bad.settle()
         self.model, self.version = Model(pristine[BASE]), 1
         self.broken = None
@@ -89,21 +86,44 @@ class Scenario:
     def hits(self):
         return self.bad.hits()
 
+    def forget_caches(self):
+        """What the kernel has cached of the disks is of the last time that qemu-img read them."""
+        for disk in self.bad.flushers:
+            fcntl.ioctl(disk.fd, BLKFLSBUF)
+
     # --- commands ---
 
-    def do(self, command, **arguments):
-        """As a user: an error is understood, then the same again."""
+    def do(self, command, anew=None, **arguments):
+        """As a user: an error is understood, then the same again. @anew: the disk's node, to a
+        view that has failed meanwhile the command is of no use."""
         arguments = {k.replace("_", "-"): v for k, v in arguments.items()}
-        for attempt in range(2):
+        refused = reopened = False
+        while True:
             before = self.hits()
             reply = self.daemon.send(command, arguments)
             if "return" in reply:
                 self.log.append(command)
                 return reply["return"]
-            self.log.append("%s: %s" % (command, reply["error"]["desc"]))
-            if attempt or not self.may_fail(before):
+            text = reply["error"]["desc"]
+            self.log.append("%s: %s" % (command, text))
+            if text.endswith("close it and open it again") and self.hits() and not reopened:
+                reopened = True
+                self.bad.heal()
+                self.reopen(text, command == "blockdev-snapshot")
+                continue
+            if refused or not self.may_fail(before):
                 raise Wrong(self.log[-1])
+            refused = True
             self.bad.heal()
+            if anew and self.view_failed():
+                self.again(anew)
+
+    def reopen(self, text, is_overlay):
+        """The image that @text names, whose metadata could not be written."""
+        disk = [i for i, path in enumerate(self.bad.paths) if "'%s'" % path in text][0]
+        name = {TOP: "n0", TARGET: "t0", NEXT: "n1"}[disk]
+        self.do("blockdev-del", node_name=name)
+        self.add(name, disk, **({"backing": None} if is_overlay else {}))
 
     def may_fail(self, before):
         return self.hits() > before or self.view_failed() or \
@@ -235,7 +255,7 @@ class Scenario:
         self.backup()
         self.again("n0")
         self.add("n1", NEXT, backing=None)
-        self.do("blockdev-snapshot", node="n0", overlay="n1")
+        self.do("blockdev-snapshot", anew="n0", node="n0", overlay="n1")
         self.guest(3)
         self.again("n1")
         self.guest(4)
@@ -255,6 +275,7 @@ class Scenario:
         self.daemon.send("quit", {})
         if self.daemon.p.wait(LIMIT):
             raise Wrong("the daemon's status is %d" % self.daemon.p.returncode)
+        self.forget_caches()
         for disk in TOP, NEXT, TARGET:
             out = run("qemu-img", "check", "-f", "qcow2", self.bad.paths[disk])
             if out.returncode and (out.returncode != 3 or not self.hits()):
@@ -262,7 +283,13 @@ class Scenario:
         self.take_up(NEXT)
 
     def convert(self, disk, out):
-        r = run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", self.bad.paths[disk], out)
+        self.forget_caches()
+        words = "qemu-img", "convert", "-f", "qcow2", "-O", "raw", self.bad.paths[disk], out
+        before, r = self.hits(), run(*words)
+        if r.returncode and self.hits() > before:
+            self.bad.heal()
+            self.forget_caches()
+            r = run(*words)
         if r.returncode:
             raise Wrong("qemu-img: " + r.stdout)
 
@@ -277,7 +304,7 @@ class Scenario:
 
     def whole(self, first, count, how):
         self.how = how
-        self.bad.arm(first, count, how, disks=0xf)
+        self.bad.arm(first, count, how, disks=0xf, kinds=self.kinds)
         self.run()
         seen = self.bad.seen()
         self.healed()
@@ -313,9 +340,20 @@ def pristine(work):
     return out
 
 
+def points(args, rng, changes):
+    """(kinds, first, count, how): there are about as many reads as @changes."""
+    if args.only:
+        return [tuple(map(int, args.only.split(":")))]
+    hows = [w | f for w in (0, HALF, ALL) for f in (0, LOSE)]
+    numbers = [(WRITE | FLUSH, n) for n in range(1, changes + 1)] + \
+              [(READ | WRITE | FLUSH, n) for n in range(1, 2 * changes + 1, 2)]
+    rng.shuffle(numbers)
+    return [(kinds, n, rng.choice((1, 1, 1, 3, 20)), rng.choice(hows)) for kinds, n in numbers]
+
+
 def rounds(args, rng, bad):
     first = pristine(args.work)
-    s = Scenario(bad, args, first)
+    s = Scenario(bad, args, first, WRITE | FLUSH)
     start = time.monotonic()
     try:
         total = s.whole(0, 0, 0)
@@ -323,30 +361,12 @@ def rounds(args, rng, bad):
         print("undisturbed: %s" % "; ".join(s.log), flush=True)
         s.clear()
         raise
-    print("%d requests, %.1f s" % (total, time.monotonic() - start), flush=True)
-    hows = [w | f for w in (0, HALF, ALL) for f in (0, LOSE)]
-    todo = [(n, rng.choice((1, 1, 1, 3, 20)), rng.choice(hows)) for n in range(1, total + 1)]
-    rng.shuffle(todo)
-    if args.only:
-        todo = [tuple(map(int, args.only.split(":")))]
-    end, done, wrong = time.monotonic() + args.seconds, 0, 0
-    for point in todo:
-        if time.monotonic() > end and done:
-            break
-        s = Scenario(bad, args, first)
-        try:
-            s.whole(*point)
-        except Exception as e:
-            print("wrong %d:%d:%d: %s" % (point + (e if isinstance(e, (Wrong, AssertionError)) else
-                                                   traceback.format_exc().replace("\n", " | "),)))
-            print("    %s; %s" % ("; ".join(s.log), bad.tell()), flush=True)
-            s.clear()
-            wrong += 1
-            if wrong == 5:
-                break
-        done += 1
-    print("%d of %d points" % (done, len(todo)), flush=True)
-    return 1 if wrong else 0
+    print("%d writes and flushes, %.1f s" % (total, time.monotonic() - start), flush=True)
+    todo = points(args, rng, total)
+    results = [good for _, good in attempts(todo, time.monotonic() + args.seconds,
+                                            lambda p: Scenario(bad, args, first, p[0]), bad)]
+    print("%d of %d points" % (len(results), len(todo)), flush=True)
+    return 0 if all(results) else 1
 
 
 def main():

@@ -60,25 +60,16 @@ class Faults:
         return self.map[start:start + 64].split(b"\0")[0].decode()
 
 
-class Stream(oracle.Churn):
+class Stream(oracle.Timed):
     """Random I/O on [first, end) of the disk; how long each operation took."""
 
     def __init__(self, guest, rng, first, end, verbs):
-        super().__init__(guest.device, guest.model, rng, guest.stop)
+        super().__init__(guest, rng)
         self.VERBS, self.first, self.end = verbs, first, end
-        self.ops, self.longest, self.since = 0, 0.0, 0.0
 
     def pick(self):
         nr = self.rng.choice([8, 8, 8, 32, 128])
         return self.rng.randrange(self.first, self.end - nr) // 8 * 8, nr
-
-    def one(self):
-        self.since = time.monotonic()
-        super().one()
-        self.longest = max(self.longest, time.monotonic() - self.since)
-        self.since = 0.0
-        self.ops += 1
-        time.sleep(0.01)
 
 
 class Guest:

@@ -25,9 +25,8 @@ import random
 import sys
 import threading
 import time
-import traceback
 
-from badio import ALL, FLUSH, HALF, LOSE, READ, WRITE, BadDisks, Model, Wrong
+from badio import ALL, FLUSH, HALF, LOSE, READ, WRITE, BadDisks, Model, Wrong, attempts
 from dmio import Disk, compare, pattern
 from kview import Image, View, reconstruct
 
@@ -340,26 +339,17 @@ def rounds(args, rng, bad):
         totals[layout] = s.whole(0, 0, 0)
         print("%s: %d requests, %.1f s" % (layout, totals[layout], time.monotonic() - start), flush=True)
     todo = points(args, rng, totals)
-    end, done, results, wrong = time.monotonic() + args.seconds, 0, {}, 0
-    for point in todo:
-        if time.monotonic() > end and not args.only and not args.all:
-            break
-        name = "%s:%d:%d:%d" % point
+    end = time.monotonic() + (args.seconds if not args.only and not args.all else 1e9)
+
+    def begin(point):
         s = Scenario(bad, point[0])
-        watch.begin(name, s)
-        try:
-            s.whole(*point[1:])
-        except Exception as e:
-            print("wrong %s: %s" % (name, e if isinstance(e, (Wrong, AssertionError)) else
-                                    traceback.format_exc().replace("\n", " | ")), flush=True)
-            print("    %s; %s" % ("; ".join(s.log), bad.tell()), flush=True)
-            s.clear()
-            wrong += 1
-            if wrong == 5:
-                break
-        done += 1
-        errors = sum("EIO" in line for line in s.log)
-        key = (s.job, "errors" if errors else "no error")
+        watch.begin("%s:%d:%d:%d" % point, s)
+        return s
+
+    done, results, wrong = 0, {}, 0
+    for s, good in attempts(todo, end, begin, bad):
+        done, wrong = done + 1, wrong + (not good)
+        key = (s.job, "errors" if any("EIO" in line for line in s.log) else "no error")
         results[key] = results.get(key, 0) + 1
     watch.what = None
     print("requests %s; %d of %d points; copy and guest: %s" % (totals, done, len(todo), ", ".join(

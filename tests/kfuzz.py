@@ -54,7 +54,7 @@ class Writer(threading.Thread):
         try:
             while not self.stop:
                 self.one()
-                time.sleep(0.002)       # the messages are to have their time
+                time.sleep(0.01)        # the messages are to have their time
         except Exception:
             self.error = traceback.format_exc()
 
@@ -114,7 +114,7 @@ class Stray(threading.Thread):
             except OSError:
                 pass
             self.ops += 1
-            time.sleep(0.002)
+            time.sleep(0.01)
 
 
 class Target(View):
@@ -174,6 +174,9 @@ class Grammar:
 
     def m_map(self):
         generation = str(self.view.generation) if self.rng.random() < 0.8 else self.number()
+        if self.rng.random() < 0.3:     # whole slices, perhaps more than there are
+            return ["map", generation, str(512 * self.rng.randrange(2, 5)), "%d:%s" % (
+                512 * self.rng.randrange(1, 4), self.rng.choice(("z", "e", "d:%d:8192" % VICTIM)))]
         return ["map", generation, self.block()] + [self.run() for _ in range(self.rng.randrange(4))]
 
     def m_forget(self):

@@ -230,26 +230,15 @@ class Slices:
             return False
 
 
-class Stream(oracle.Churn):
+class Stream(oracle.Timed):
     """Random I/O on the first half of the disk."""
     VERBS = ["write"] * 8 + ["read"] * 5 + ["discard", "zeroout", "flush", "flush", "rewrite"]
-
-    def __init__(self, guest, rng):
-        super().__init__(guest.device, guest.model, rng, guest.stop)
-        self.longest, self.since, self.ops = 0.0, 0.0, 0
+    NAP = 0.03
 
     def pick(self):
         nr, half = self.rng.choice([1, 8, 8, 8, 24, 128, 512]), DISK // SECTOR // 2
         sector = self.rng.randrange(half - nr)
         return (sector if nr < 8 else sector // 8 * 8), nr
-
-    def one(self):
-        self.since = time.monotonic()
-        super().one()
-        self.longest = max(self.longest, time.monotonic() - self.since)
-        self.since = 0.0
-        self.ops += 1
-        time.sleep(0.03)
 
 
 class Fio(threading.Thread):

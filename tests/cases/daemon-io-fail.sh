@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Any request of kernel or daemon to any image may fail: no wrong byte, and the same again works.
 #
-# LIVECHAIN_SECONDS=N: how long; LIVECHAIN_POINT=N:COUNT:HOW (as a report names it): only that.
+# LIVECHAIN_SECONDS=N: how long (30); LIVECHAIN_POINT=KINDS:N:COUNT:HOW (as a report names it): only that.
 # kernels: by-name (not in make check yet: few seeds have been run; it then runs on any kernel)
-# timeout: 3600
+# timeout: 400
 . "$(dirname "$0")/../lib-daemon.sh"
 require qemu-img
 plan 1

@@ -2,17 +2,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Several busy disks, operations at random, a daemon that is killed and restarted, little memory.
 #
-# LIVECHAIN_STRESS_SECONDS=N: how long (120; 300 and more for a thorough one); repeat a failure with
+# LIVECHAIN_STRESS_SECONDS=N: how long (30; 300 and more for a thorough one); repeat a failure with
 #	LIVECHAIN_SEED=N LIVECHAIN_STRESS_SECONDS=S tests/run daemon-stress
 # LIVECHAIN_VERBOSE=1: tell each operation.
 # kernels: by-name (not in make check yet: tests/run daemon-...; it then runs on any kernel)
-# timeout: 1800
+# timeout: 900
 # mem: 3072
 . "$(dirname "$0")/../lib-daemon.sh"
 . "$(dirname "$0")/../lib-memory.sh"
 require qemu-img fio
 plan 6
-seconds=${LIVECHAIN_STRESS_SECONDS:-120}
+seconds=${LIVECHAIN_STRESS_SECONDS:-30}
 modprobe -q loop
 mkram 3 1000
 mkfs_mount /dev/ram0 "$T/img"
