@@ -62,7 +62,7 @@ starts_in_little() {
 	local begin=$SECONDS
 	in_little restart_daemon
 	ok $? "$1"
-	diag "$((SECONDS - begin)) s"
+	diag "$((SECONDS - begin)) s; the daemon: $(awk '{ print $12 " pages read, " $14 + $15 " ticks" }' "/proc/$DAEMON_PID/stat")"
 }
 if [ -n "$CGROUP" ]; then
 	mkdir "$CGROUP/small"

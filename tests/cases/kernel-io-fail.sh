@@ -4,7 +4,7 @@
 #
 # LIVECHAIN_SECONDS=N: how long (25); LIVECHAIN_POINT=all: every request in every way (an hour: SECONDS=9000);
 # LIVECHAIN_POINT=LAYOUT:N:COUNT:HOW (as a report names it): only that.
-# kernels: by-name (not in make check yet: few seeds have been run; it then runs on any kernel)
+# kernels: 6.1
 # timeout: 300
 . "$(dirname "$0")/../lib-kernel.sh"
 plan 1
