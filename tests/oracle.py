@@ -224,23 +224,6 @@ class Churn(threading.Thread):
             self.model.end(number, got)
 
 
-class Timed(Churn):
-    """Counts its operations; the longest, and since when the one under way is (0: none)."""
-    NAP = 0.01
-
-    def __init__(self, guest, rng):
-        super().__init__(guest.device, guest.model, rng, guest.stop)
-        self.ops, self.longest, self.since = 0, 0.0, 0.0
-
-    def one(self):
-        self.since = time.monotonic()
-        super().one()
-        self.longest = max(self.longest, time.monotonic() - self.since)
-        self.since = 0.0
-        self.ops += 1
-        time.sleep(self.NAP)
-
-
 class Load:
     """Several streams, until stopped."""
 
@@ -307,11 +290,12 @@ class Random:
         self.events = []
         self.client = qmp.Client(args.socket, self.events.append)
         self.client.negotiate()
-        self.nr = 0
+        self.nr = self.jobs = 0
         self.backup = None      # the one under way
+        self.kept = []          # targets of earlier ones, with their nodes: (number, path, driver)
         self.done = {"snapshots": 0, "backups": 0}
 
-    def command(self, name, **arguments):
+    def command(self, name, /, **arguments):
         arguments = {k.replace("_", "-"): v for k, v in arguments.items()}
         reply = self.client.command(json.dumps({"execute": name, "arguments": arguments}))
         if "return" not in reply:
@@ -352,17 +336,25 @@ class Random:
                      snapshot_node_name="n%d" % self.nr, **args)
         self.done["snapshots"] += 1
 
-    def start_backup(self):
-        rng, path = self.rng, self.image("b")
-        driver = rng.choice(["qcow2", "qcow2", "raw"])
+    def target(self):
+        """A node to write to, with its number: a new one, or one that was written to before."""
+        if self.kept and self.rng.random() < 0.5:
+            return self.kept.pop(self.rng.randrange(len(self.kept)))
+        path, driver = self.image("b"), self.rng.choice(["qcow2", "qcow2", "raw"])
         if driver == "raw":
             self.tool("qemu-img", "create", "-q", "-f", "raw", path, str(self.model.size))
         else:
             self.tool("qemu-img", "create", "-q", "-f", "qcow2", "-o",
                       "cluster_size=%d" % self.cluster(), path, str(self.model.size))
-        job = "job%d" % self.nr
         self.command("blockdev-add", driver=driver, node_name="t%d" % self.nr,
                      file={"driver": "file", "filename": path})
+        return self.nr, path, driver
+
+    def start_backup(self):
+        rng = self.rng
+        nr, path, driver = self.target()
+        self.jobs += 1
+        job = "job%d" % self.jobs
         speed = rng.choice([0, 0, 4 * MIB, 16 * MIB])
         quiet = rng.random() < 0.4
         say("backup %s to %s, speed %d%s" % (path, driver, speed, ", nothing in flight" if quiet else ""))
@@ -370,13 +362,13 @@ class Random:
             self.model.hold()
         frozen = self.model.freeze()
         try:
-            self.command("blockdev-backup", device=self.args.disk, target="t%d" % self.nr,
+            self.command("blockdev-backup", device=self.args.disk, target="t%d" % nr,
                          sync="full", job_id=job, speed=speed)
         finally:
             window = self.model.thaw()
             if quiet:
                 self.model.release()
-        self.backup = (self.nr, job, path, driver, frozen, [] if quiet else window)
+        self.backup = (nr, job, path, driver, frozen, [] if quiet else window)
 
     def hurry(self, job):
         """No speed limit any more; the job may have ended since it was last seen."""
@@ -403,17 +395,32 @@ class Random:
         if d.get("error") or d["offset"] != d["len"]:
             raise Mismatch("%s: %r" % (job, d))
         self.backup = None
-        self.command("blockdev-del", node_name="t%d" % nr)
-        self.compare(path, driver, frozen, window)
-        os.unlink(path)
+        keep = self.rng.random() < 0.6 and len(self.kept) < 4
+        if keep and self.rng.random() < 0.5:
+            self.read_back("t%d" % nr, frozen, window)
+        if keep:
+            self.kept.append((nr, path, driver))
+        else:
+            self.command("blockdev-del", node_name="t%d" % nr)
+        self.compare(path, driver, frozen, window, ["-U"] if keep else [])
         self.done["backups"] += 1
+        if not keep:
+            os.unlink(path)
 
-    def compare(self, path, driver, frozen, window):
+    def read_back(self, node, frozen, window):
+        """The finished backup as a disk of its own."""
+        disk = self.args.disk + "-again"
+        self.command("block-export-add", type="dm", id=disk, node_name=node, name=disk, writable=False)
+        check("/dev/mapper/" + disk, frozen, window, "disk of " + node)
+        self.command("block-export-del", id=disk)
+        say("disk of %s is right" % node)
+
+    def compare(self, path, driver, frozen, window, share):
         what = "backup " + path
         if driver == "qcow2":
-            self.tool("qemu-img", "check", path)
+            self.tool("qemu-img", "check", *share, path)
             raw = path + ".raw"
-            self.tool("qemu-img", "convert", "-O", "raw", path, raw)
+            self.tool("qemu-img", "convert", *share, "-O", "raw", path, raw)
         else:
             raw = path
         check(raw, frozen, window, what)
