@@ -224,6 +224,23 @@ class Churn(threading.Thread):
             self.model.end(number, got)
 
 
+class Timed(Churn):
+    """Counts its operations; the longest, and since when the one under way is (0: none)."""
+    NAP = 0.01
+
+    def __init__(self, guest, rng):
+        super().__init__(guest.device, guest.model, rng, guest.stop)
+        self.ops, self.longest, self.since = 0, 0.0, 0.0
+
+    def one(self):
+        self.since = time.monotonic()
+        super().one()
+        self.longest = max(self.longest, time.monotonic() - self.since)
+        self.since = 0.0
+        self.ops += 1
+        time.sleep(self.NAP)
+
+
 class Load:
     """Several streams, until stopped."""
 
