@@ -49,6 +49,7 @@ struct lc_io {
 	bool around;			/* one grain, of which something around the guest's part is kept */
 	struct lc_buf *buf;		/* ... which comes together here */
 
+	struct lc_track_io track;	/* lc_map()'s and lc_end_io()'s; not for steps */
 	struct lc_read read[2];
 	union {
 		struct lc_waiter wait;

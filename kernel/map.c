@@ -124,7 +124,7 @@ static void data_extent(struct lc_view *view, u64 e, unsigned int offset, struct
 }
 
 static __always_inline void __extent(struct lc_view *view, sector_t sector, unsigned int max,
-				     u64 data_mask, struct lc_extent *x)
+				     u64 data_mask, u64 zero_mask, struct lc_extent *x)
 {
 	const u64 block = sector >> view->block_shift;
 	const unsigned int offset = sector & (lc_block_sectors(view) - 1);
@@ -135,12 +135,13 @@ static __always_inline void __extent(struct lc_view *view, sector_t sector, unsi
 	x->len = max;
 	if (offset + max > lc_block_sectors(view))
 		x->len = run_length(view, block, e, offset + max, x->type == LC_DATA ?
-				    data_mask : LC_MASK_TYPE) - offset;
+				    data_mask : zero_mask) - offset;
 	if (likely(x->type == LC_DATA))
 		data_extent(view, e, offset, x);
 }
 
-void lc_map_extent(struct lc_view *view, sector_t sector, unsigned int max, struct lc_extent *x)
+static __always_inline void extent(struct lc_view *view, sector_t sector, unsigned int max,
+				   u64 zero_mask, struct lc_extent *x)
 {
 	if (unlikely(sector >= view->nr_sectors)) {
 		x->type = LC_ZERO;
@@ -150,15 +151,26 @@ void lc_map_extent(struct lc_view *view, sector_t sector, unsigned int max, stru
 	}
 	max = min_t(sector_t, max, view->nr_sectors - sector);
 	rcu_read_lock();
-	__extent(view, sector, max, ~LC_ENTRY_SHARED, x);
+	__extent(view, sector, max, ~LC_ENTRY_SHARED, zero_mask, x);
 	rcu_read_unlock();
+}
+
+void lc_map_extent(struct lc_view *view, sector_t sector, unsigned int max, struct lc_extent *x)
+{
+	extent(view, sector, max, LC_MASK_TYPE, x);
+}
+
+void lc_map_extent_layer(struct lc_view *view, sector_t sector, unsigned int max,
+			 struct lc_extent *x)
+{
+	extent(view, sector, max, LC_MASK_TYPE | LC_ENTRY_LAYER_MASK, x);
 }
 
 void lc_map_extent_same(struct lc_view *view, sector_t sector, unsigned int max,
 			struct lc_extent *x)
 {
 	rcu_read_lock();
-	__extent(view, sector, max, ~0ULL, x);
+	__extent(view, sector, max, ~0ULL, LC_MASK_TYPE, x);
 	rcu_read_unlock();
 }
 

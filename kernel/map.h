@@ -69,6 +69,10 @@ void lc_map_extent(struct lc_view *view, sector_t sector, unsigned int max, stru
 void lc_map_extent_same(struct lc_view *view, sector_t sector, unsigned int max,
 			struct lc_extent *x);
 
+/* As lc_map_extent(), for who asks for the layer, which a zero may have too: an extent is of one. */
+void lc_map_extent_layer(struct lc_view *view, sector_t sector, unsigned int max,
+			 struct lc_extent *x);
+
 /* Returns true and the number of the first absent slice if there is one in the range. */
 bool lc_map_absent(struct lc_view *view, u64 block, u64 nr, u64 *ret_slice);
 
