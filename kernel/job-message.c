@@ -182,6 +182,10 @@ static int check_job(struct lc_view *view, struct copy_args *a)
 	if (nr >= LIVECHAIN_JOBS_MAX)
 		return lc_refuse(a->ti, -ENOSPC, "copy",
 				 "the view has %u jobs, which is the most; dismiss one", nr);
+	if (a->track && view->active && test_bit(view->active->id, a->ids))
+		return lc_refuse(a->ti, -EINVAL, "copy",
+				 "skip names layer %u, which takes what guests write",
+				 view->active->id);
 	if ((a->before_write || a->track) && !view->jobs->drained)
 		return lc_refuse(a->ti, -EBUSY, "copy",
 				 "this mode starts only while the device is suspended");

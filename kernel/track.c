@@ -81,6 +81,15 @@ void lc_track_mark(struct lc_job *job, sector_t sector, sector_t nr)
 	}
 }
 
+/* What is copied consists of whole blocks of any device's. */
+static void round_out(struct lc_job *job, struct lc_track_io *t)
+{
+	sector_t end = round_up(t->sector + t->nr, LIVECHAIN_BLOCK_SECTORS_MIN);
+
+	t->sector = round_down(t->sector, LIVECHAIN_BLOCK_SECTORS_MIN);
+	t->nr = min(end, job->nr_sectors) - t->sector;
+}
+
 /* Hands a write to the job, unless that is not eager any more. */
 static bool hand_over(struct lc_job *job, struct lc_track_io *t)
 {
@@ -109,7 +118,8 @@ bool __lc_track_done(struct lc_view *view, struct bio *bio, struct lc_track_io *
 	rcu_read_lock();
 	job = rcu_dereference(view->track);
 	if (job) {
-		if (good && bio_op(bio) == REQ_OP_WRITE && t->nr <= LC_PIECE_SECTORS &&
+		round_out(job, t);
+		if (good && bio_op(bio) == REQ_OP_WRITE && t->nr <= LC_GRAIN_MAX_SECTORS &&
 		    is_eager(job) && !all_dirty(job, t->sector, t->nr))
 			taken = hand_over(job, t);
 		if (!taken)

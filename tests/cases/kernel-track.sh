@@ -1,12 +1,12 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # A tracking copy gets ready, stays so under a guest that writes, and is equal when it completes.
-# timeout: 240
+# timeout: 420
 . "$(dirname "$0")/../lib-kernel.sh"
 plan 50
-kernel_setup 4 64
+kernel_setup 3 48
 python_checks "${RAM[@]}" <<'E2'
-nr = 65536 + 24
+nr = 32768 + 24
 rng = random.Random(int(os.environ["SEED"]))
 base, top = Image(0, DISKS[0], nr), Image(1, DISKS[1], nr, 128)
 for s in range(0, nr, 2048):
@@ -36,7 +36,7 @@ class Guest:
         mine, r = Disk(view.dm.path), random.Random(seed)
         while not self.stop:
             n = r.choice([1, 8, 8, 8, 16, 128, 300])
-            s = r.randrange(256) if r.random() < self.hot else r.randrange(nr - n)
+            s = r.randrange(256) if r.random() < self.hot else r.randrange(nr // 2)
             kind = r.random()
             if kind < 0.05:
                 mine.zeroout(s, n)
@@ -146,8 +146,8 @@ view.dm.message("job c pause")
 disk.write(777, pattern(98, 777, 8))
 check(dest.disk.read(777, 8) == pattern(99, 777, 8), "mode track: no longer")
 view.dm.message("job c mode both")
-disk.write(50000, pattern(97, 50000, 8))
-check(dest.disk.read(50000, 8) == pattern(97, 50000, 8), "mode both: again")
+disk.write(20000, pattern(97, 20000, 8))
+check(dest.disk.read(20000, 8) == pattern(97, 20000, 8), "mode both: again")
 check(dest.disk.read(777, 8) == pattern(99, 777, 8), "what is dirty is left to the background")
 view.dm.message("job c resume")
 check(wait(lambda: dest.disk.read(777, 8) == pattern(98, 777, 8)), "which copies it")
@@ -235,7 +235,8 @@ want = of_layer()
 begin("i", "before-write", "skip 0")
 job = view.wait_job("i")
 equal(job["copied"], job["total"], "before-write, skip: nothing is left")
-check(0 < job["total"] < nr * 512, "... and the total is less")
+equal(job["total"], sum(min(128, nr - u * 128) * 512 for u, r in enumerate(top.records()) if r),
+      "... and the total is what is not left out")
 same(dest.disk.read(0, nr), want, "skip: the blocks of the others")
 view.dm.message("job i dismiss")
 want = of_layer()
