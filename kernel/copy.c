@@ -39,8 +39,6 @@
 /* A tracking job gets ready in so many rounds, and the one after it; then a round begins so often. */
 #define LC_TRACK_ROUNDS 3
 #define LC_TRACK_PERIOD (HZ / 10)
-/* How often the work item goes on at once before it lets others run. */
-#define LC_ROUNDS 16
 
 /* --- pieces and buffers --------------------------------------------------------- */
 
@@ -755,13 +753,7 @@ static enum lc_job_side stuck_side(struct lc_job *job)
 	return w->inflight || w->failed ? LC_SIDE_READ : LC_SIDE_WRITE;
 }
 
-static bool has_done(struct lc_job *job)
-{
-	return !list_empty_careful(&job->done);
-}
-
-/* Return: jiffies until it is to run again, if nothing comes; MAX_SCHEDULE_TIMEOUT: never. */
-static unsigned long run(struct lc_job *job)
+unsigned long lc_copy_run(struct lc_job *job)
 {
 	unsigned long wake = MAX_SCHEDULE_TIMEOUT, due;
 
@@ -786,26 +778,4 @@ static unsigned long run(struct lc_job *job)
 	if (READ_ONCE(job->ending))
 		wind_up(job);
 	return min(wake, due);
-}
-
-void lc_copy_work(struct work_struct *work)
-{
-	struct lc_job *job = container_of(to_delayed_work(work), struct lc_job, work);
-	struct lc_jobs *jobs = job->view->jobs;
-	unsigned long wake = MAX_SCHEDULE_TIMEOUT;
-	unsigned int rounds;
-
-	atomic_inc(&jobs->running);
-	/* paired with the one in lc_jobs_quiesce() */
-	smp_mb__after_atomic();
-	/* A fast device has completed by now what was begun; but others want to run, too. */
-	for (rounds = 0; rounds < LC_ROUNDS && READ_ONCE(job->state) != LC_JOB_CONCLUDED; rounds++) {
-		wake = run(job);
-		if (!has_done(job))
-			break;
-	}
-	if (wake != MAX_SCHEDULE_TIMEOUT && READ_ONCE(job->state) != LC_JOB_CONCLUDED)
-		lc_job_wake(job, wake);
-	if (atomic_dec_and_test(&jobs->running))
-		wake_up(&jobs->idle);
 }

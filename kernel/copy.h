@@ -114,10 +114,11 @@ void lc_jobs_stop(struct lc_view *view);
 bool lc_jobs_use_layer(struct lc_view *view, const struct lc_layer *layer);
 
 /*
- * Messages `copy` and `job`, argv[0] is the verb. Called under view->mutex; @ti is the live target. Return 0, or an
+ * Messages `copy`, `promote` and `job`, argv[0] is the verb. Called under view->mutex; @ti is the live target. Return 0, or an
  * errno after a sentence in the log (lc_refuse(), message.h).
  */
 int lc_message_copy(struct lc_view *view, struct dm_target *ti, unsigned int argc, char **argv);
+int lc_message_promote(struct lc_view *view, struct dm_target *ti, unsigned int argc, char **argv);
 int lc_message_job(struct lc_view *view, struct dm_target *ti, unsigned int argc, char **argv);
 
 /* Emits " <#jobs> {...}*" as the status line wants it. Under view->mutex. */

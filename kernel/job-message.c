@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The messages `copy` and `job`. */
+/* The messages `copy`, `promote` and `job`. */
 #include <linux/blkdev.h>
 #include <linux/ctype.h>
 #include <linux/kstrtox.h>
@@ -15,6 +15,7 @@
 /* What the arguments of `copy` say. */
 struct copy_args {
 	struct dm_target *ti;
+	const char *verb;		/* the message */
 	const char *name;
 	unsigned int layer;
 	bool before_write, track, both;
@@ -34,7 +35,7 @@ static int parse_policy(struct copy_args *a, const char *option, const char *val
 	else if (!strcmp(value, "stop"))
 		a->stop_on[side] = true;
 	else
-		return lc_refuse(a->ti, -EINVAL, "copy", "%s is report or stop, not %s", option,
+		return lc_refuse(a->ti, -EINVAL, a->verb, "%s is report or stop, not %s", option,
 				 value);
 	return 0;
 }
@@ -42,7 +43,7 @@ static int parse_policy(struct copy_args *a, const char *option, const char *val
 static int parse_number(struct copy_args *a, const char *option, const char *value, u64 *ret)
 {
 	if (kstrtou64(value, 10, ret))
-		return lc_refuse(a->ti, -EINVAL, "copy", "%s needs a number, not %s", option,
+		return lc_refuse(a->ti, -EINVAL, a->verb, "%s needs a number, not %s", option,
 				 value);
 	return 0;
 }
@@ -54,12 +55,12 @@ static int parse_ids(struct copy_args *a, const char *option, char *value)
 	char *word;
 
 	if (a->filtered)
-		return lc_refuse(a->ti, -EINVAL, "copy", "only and skip are given once, and not both");
+		return lc_refuse(a->ti, -EINVAL, a->verb, "only and skip are given once, and not both");
 	a->filtered = true;
 	a->only = !strcmp(option, "only");
 	while ((word = strsep(&value, ","))) {
 		if (kstrtouint(word, 10, &id) || id > LIVECHAIN_LAYER_ID_MAX)
-			return lc_refuse(a->ti, -EINVAL, "copy", "%s: %s is no layer's id", option,
+			return lc_refuse(a->ti, -EINVAL, a->verb, "%s: %s is no layer's id", option,
 					 word);
 		__set_bit(id, a->ids);
 	}
@@ -79,7 +80,7 @@ static int parse_option(struct copy_args *a, const char *option, char *value)
 		return parse_number(a, option, value, &a->timeout_ms);
 	if (!strcmp(option, "on-source-error") || !strcmp(option, "on-target-error"))
 		return parse_policy(a, option, value);
-	return lc_refuse(a->ti, -EINVAL, "copy", "option %s is unknown", option);
+	return lc_refuse(a->ti, -EINVAL, a->verb, "option %s is unknown", option);
 }
 
 /* An option that is a word alone. */
@@ -110,7 +111,7 @@ static int parse_options(struct copy_args *a, unsigned int argc, char **argv)
 			continue;
 		}
 		if (i + 1 == argc)
-			return lc_refuse(a->ti, -EINVAL, "copy", "option %s has no value", argv[i]);
+			return lc_refuse(a->ti, -EINVAL, a->verb, "option %s has no value", argv[i]);
 		r = parse_option(a, argv[i], argv[i + 1]);
 		if (r)
 			return r;
@@ -138,8 +139,17 @@ static int parse_mode(struct copy_args *a, const char *word)
 	a->track = a->both || !strcmp(word, "track");
 	if (a->before_write || a->track || !strcmp(word, "none"))
 		return 0;
-	return lc_refuse(a->ti, -EINVAL, "copy",
+	return lc_refuse(a->ti, -EINVAL, a->verb,
 			 "mode is none, before-write, track or both, not %s", word);
+}
+
+static int parse_name(struct copy_args *a, const char *name)
+{
+	a->name = name;
+	if (!name_is_valid(name))
+		return lc_refuse(a->ti, -EINVAL, a->verb,
+				 "a job's name is 1 to 63 of A-Za-z0-9._:+-");
+	return 0;
 }
 
 static int parse_copy(struct copy_args *a, unsigned int argc, char **argv)
@@ -147,47 +157,56 @@ static int parse_copy(struct copy_args *a, unsigned int argc, char **argv)
 	int r;
 
 	if (argc < 4)
-		return lc_refuse(a->ti, -EINVAL, "copy",
+		return lc_refuse(a->ti, -EINVAL, a->verb,
 				 "needs a job's name, a layer and a mode");
-	a->name = argv[1];
-	if (!name_is_valid(a->name))
-		return lc_refuse(a->ti, -EINVAL, "copy",
-				 "a job's name is 1 to 63 of A-Za-z0-9._:+-");
+	r = parse_name(a, argv[1]);
+	if (r)
+		return r;
 	if (kstrtouint(argv[2], 10, &a->layer) || a->layer > LIVECHAIN_LAYER_ID_MAX)
-		return lc_refuse(a->ti, -EINVAL, "copy", "%s is no layer's id", argv[2]);
+		return lc_refuse(a->ti, -EINVAL, a->verb, "%s is no layer's id", argv[2]);
 	r = parse_mode(a, argv[3]) ?: parse_options(a, argc - 4, argv + 4);
 	if (r)
 		return r;
 	if (a->track && a->only)
-		return lc_refuse(a->ti, -EINVAL, "copy",
+		return lc_refuse(a->ti, -EINVAL, a->verb,
 				 "only does not go with %s, which copies what guests write", argv[3]);
 	if (!a->track && a->new_only)
-		return lc_refuse(a->ti, -EINVAL, "copy", "new-only goes with track and both only");
+		return lc_refuse(a->ti, -EINVAL, a->verb, "new-only goes with track and both only");
+	return 0;
+}
+
+static int check_name(struct lc_view *view, struct copy_args *a)
+{
+	struct lc_job *job;
+	unsigned int nr = 0;
+
+	if (lc_job_find(view, a->name))
+		return lc_refuse(a->ti, -EEXIST, a->verb, "there is a job %s already", a->name);
+	list_for_each_entry(job, &view->jobs->list, list)
+		nr++;
+	if (nr >= LIVECHAIN_JOBS_MAX)
+		return lc_refuse(a->ti, -ENOSPC, a->verb,
+				 "the view has %u jobs, which is the most; dismiss one", nr);
 	return 0;
 }
 
 static int check_job(struct lc_view *view, struct copy_args *a)
 {
 	struct lc_job *job;
-	unsigned int nr = 0;
+	int r = check_name(view, a);
 
-	if (lc_job_find(view, a->name))
-		return lc_refuse(a->ti, -EEXIST, "copy", "there is a job %s already", a->name);
-	list_for_each_entry(job, &view->jobs->list, list) {
-		nr++;
+	if (r)
+		return r;
+	list_for_each_entry(job, &view->jobs->list, list)
 		if (a->track && job->track && READ_ONCE(job->state) != LC_JOB_CONCLUDED)
-			return lc_refuse(a->ti, -EBUSY, "copy",
+			return lc_refuse(a->ti, -EBUSY, a->verb,
 					 "job %s tracks the view's writes already", job->name);
-	}
-	if (nr >= LIVECHAIN_JOBS_MAX)
-		return lc_refuse(a->ti, -ENOSPC, "copy",
-				 "the view has %u jobs, which is the most; dismiss one", nr);
 	if (a->track && view->active && test_bit(view->active->id, a->ids))
-		return lc_refuse(a->ti, -EINVAL, "copy",
+		return lc_refuse(a->ti, -EINVAL, a->verb,
 				 "skip names layer %u, which takes what guests write",
 				 view->active->id);
 	if ((a->before_write || a->track) && !view->jobs->drained)
-		return lc_refuse(a->ti, -EBUSY, "copy",
+		return lc_refuse(a->ti, -EBUSY, a->verb,
 				 "this mode starts only while the device is suspended");
 	return 0;
 }
@@ -200,7 +219,7 @@ static int check_layer(struct lc_view *view, struct copy_args *a, struct lc_laye
 		return lc_refuse(a->ti, -ENOENT, "copy", "the live table has no layer %u",
 				 a->layer);
 	if (layer == view->active)
-		return lc_refuse(a->ti, -EINVAL, "copy", "layer %u is the active one", a->layer);
+		return lc_refuse(a->ti, -EINVAL, a->verb, "layer %u is the active one", a->layer);
 	if (layer->entries)
 		return lc_refuse(a->ti, -EBUSY, "copy",
 				 "layer %u holds %llu blocks of the view itself", a->layer,
@@ -226,11 +245,16 @@ static u64 grain_least(struct lc_view *view, struct copy_args *a)
 				 LIVECHAIN_UNIT_SECTORS_MIN;
 }
 
+static u64 grain_default_of(struct lc_view *view)
+{
+	return max_t(u64, LC_BUF_SECTORS, 1ULL << lc_grain_shift(view));
+}
+
 static u64 grain_default(struct lc_view *view, struct copy_args *a)
 {
 	if (a->filtered && !a->before_write)
 		return lc_block_sectors(view);
-	return max_t(u64, LC_BUF_SECTORS, 1ULL << lc_grain_shift(view));
+	return grain_default_of(view);
 }
 
 static int check_grain(struct lc_view *view, struct copy_args *a)
@@ -240,7 +264,7 @@ static int check_grain(struct lc_view *view, struct copy_args *a)
 	if (!a->grain)
 		a->grain = grain_default(view, a);
 	if (!is_power_of_2(a->grain) || a->grain < least || a->grain > LC_GRAIN_MAX_SECTORS)
-		return lc_refuse(a->ti, -EINVAL, "copy",
+		return lc_refuse(a->ti, -EINVAL, a->verb,
 				 "grain is a power of two from %llu to %u sectors, not %llu",
 				 least, LC_GRAIN_MAX_SECTORS, a->grain);
 	return 0;
@@ -270,7 +294,7 @@ static void set_up(struct lc_job *job, const struct copy_args *a)
 
 int lc_message_copy(struct lc_view *view, struct dm_target *ti, unsigned int argc, char **argv)
 {
-	struct copy_args a = { .ti = ti, .timeout_ms = DEFAULT_TIMEOUT_MS };
+	struct copy_args a = { .ti = ti, .verb = argv[0], .timeout_ms = DEFAULT_TIMEOUT_MS };
 	struct lc_layer *layer;
 	struct lc_job *job;
 	int r;
@@ -290,6 +314,62 @@ int lc_message_copy(struct lc_view *view, struct dm_target *ti, unsigned int arg
 	if (lc_copy_engine_init(job)) {
 		lc_job_destroy(job);
 		return lc_refuse(ti, -ENOMEM, "copy", "no memory for a job's buffers");
+	}
+	lc_job_set_speed(job, a.speed);
+	lc_job_add(job);
+	return 0;
+}
+
+static int parse_promote(struct copy_args *a, unsigned int argc, char **argv)
+{
+	int r = parse_name(a, argv[1]);
+
+	if (!r && strcmp(argv[2], "only") && strcmp(argv[2], "skip"))
+		r = lc_refuse(a->ti, -EINVAL, a->verb, "needs only or skip behind the job's name");
+	r = r ?: parse_options(a, argc - 2, argv + 2);
+	if (r)
+		return r;
+	if (a->grain || a->timeout_ms || a->zeroed || a->new_only || a->nounmap)
+		return lc_refuse(a->ti, -EINVAL, a->verb,
+				 "options are speed, on-source-error, on-target-error and paused");
+	return 0;
+}
+
+static int check_promote(struct lc_view *view, struct copy_args *a)
+{
+	struct lc_layer *active = view->active;
+
+	if (!active || active->kind != LC_LAYER_RECORD)
+		return lc_refuse(a->ti, -EINVAL, a->verb,
+				 "needs an active layer that has been described with records");
+	if (a->only && test_bit(active->id, a->ids))
+		return lc_refuse(a->ti, -EINVAL, a->verb, "layer %u is the active one", active->id);
+	if (lc_jobs_use_layer(view, active))
+		return lc_refuse(a->ti, -EBUSY, a->verb, "another job promotes into layer %u",
+				 active->id);
+	a->grain = grain_default_of(view);
+	return 0;
+}
+
+int lc_message_promote(struct lc_view *view, struct dm_target *ti, unsigned int argc, char **argv)
+{
+	struct copy_args a = { .ti = ti, .verb = argv[0] };
+	struct lc_job *job;
+	int r;
+
+	r = parse_promote(&a, argc, argv) ?: check_name(view, &a) ?: check_promote(view, &a);
+	if (r)
+		return r;
+	job = lc_job_new(view, a.name);
+	if (!job)
+		return lc_refuse(ti, -ENOMEM, a.verb, "no memory for a job");
+	job->dest = view->active;
+	job->dest_id = view->active->id;
+	set_up(job, &a);
+	__set_bit(view->active->id, job->skip);
+	if (lc_promote_init(job)) {
+		lc_job_destroy(job);
+		return lc_refuse(ti, -ENOMEM, a.verb, "no memory for a job");
 	}
 	lc_job_set_speed(job, a.speed);
 	lc_job_add(job);

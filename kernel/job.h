@@ -2,7 +2,7 @@
 /*
  * A copy job from the inside: shared by job.c (life cycle, messages, status),
  * copy.c (the engine), copy-look.c (what lies where), copy-io.c, beforewrite.c and track.c
- * (what guests' writes see). copy.h is
+ * (what guests' writes see). A promote job (promote.c) has all but the engine in common. copy.h is
  * what the rest of the module sees.
  *
  * Who may touch what: all the engine's state belongs to the job's work item,
@@ -149,6 +149,8 @@ struct lc_job {
 
 	/* the work item's own */
 	struct delayed_work work;
+	unsigned long (*run)(struct lc_job *job); /* what it does; as lc_copy_run() */
+	struct lc_promote *promote; /* promote.c's, of a job of that kind */
 	unsigned long *todo;	/* grains still to be read (or, without a line in time, planned) */
 	atomic64_t left;	/* grains in @todo; in passing, less */
 	atomic64_t remaining;	/* bytes dirty and in flight, of a tracking job */
@@ -225,8 +227,12 @@ void lc_job_conclude(struct lc_job *job);
 int lc_copy_engine_init(struct lc_job *job);
 void lc_copy_engine_exit(struct lc_job *job);
 
-/** lc_copy_work() - The work item. */
-void lc_copy_work(struct work_struct *work);
+/**
+ * lc_copy_run() - What the work item of a copy does
+ *
+ * Return: jiffies until it is to run again, if nothing comes; MAX_SCHEDULE_TIMEOUT: never.
+ */
+unsigned long lc_copy_run(struct lc_job *job);
 
 /**
  * lc_copy_grains() - Begin to copy a run of grains for a writer that holds their lock.
@@ -260,6 +266,13 @@ enum lc_kind lc_copy_look(struct lc_job *job, u64 grain, u64 nr, u64 data_max, u
 
 /* The slices that were asked for are not waited for any more: the job is ending. */
 void lc_copy_unpark(struct lc_job *job);
+
+/* promote.c */
+
+/** lc_promote_init() - Make it a promote job; lc_promote_exit() also after a failure. */
+int lc_promote_init(struct lc_job *job);
+void lc_promote_exit(struct lc_job *job);
+unsigned long lc_promote_run(struct lc_job *job);
 
 /* copy-io.c: memory and I/O of pieces */
 int lc_copy_io_init(struct lc_jobs *jobs);

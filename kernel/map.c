@@ -359,6 +359,52 @@ void lc_map_set(struct lc_view *view, u64 block, u64 nr, u64 entry)
 	spin_unlock(&map->lock);
 }
 
+static bool of_layers(u64 e, const unsigned long *ids)
+{
+	return (lc_entry_type(e) == LC_DATA || lc_entry_type(e) == LC_ZERO) &&
+	       test_bit(lc_entry_layer(e), ids);
+}
+
+/* Blocks [i, i + nr) of a slice; @entry is for the first. */
+static u64 replace_in_slice(struct lc_view *view, u64 slice, unsigned int i, unsigned int nr,
+			    u64 entry, const unsigned long *ids)
+{
+	const u64 step = lc_entry_step(entry, lc_block_sectors(view));
+	unsigned long slot = slot_of(view, slice);
+	u64 *a, n = 0;
+
+	if (lc_slot_is_run(slot) && !of_layers(entry_of(view, slot, 0), ids))
+		return 0;
+	if (slot)
+		prepare_slice(view, slice);
+	spin_lock(&view->map.lock);
+	a = slot_array(slot_of(view, slice));
+	for (; a && nr; nr--, i++, entry += step) {
+		if (!of_layers(a[i], ids))
+			continue;
+		__count(view, a[i], -1);
+		__count(view, entry, 1);
+		WRITE_ONCE(a[i], entry);
+		n++;
+	}
+	spin_unlock(&view->map.lock);
+	return n;
+}
+
+u64 lc_map_replace(struct lc_view *view, u64 block, u64 nr, u64 entry, const unsigned long *ids)
+{
+	const u64 step = lc_entry_step(entry, lc_block_sectors(view));
+	u64 done = 0, n;
+
+	for (; nr; nr -= n, block += n, entry += n * step) {
+		n = min_t(u64, nr, LIVECHAIN_SLICE_BLOCKS - (block & LC_SLICE_MASK));
+		done += replace_in_slice(view, block >> LC_SLICE_SHIFT, block & LC_SLICE_MASK, n,
+					 entry, ids);
+		cond_resched();
+	}
+	return done;
+}
+
 /* Unhooks a slice; its page, if it has one, is put on @pages. */
 static void forget_slice(struct lc_view *view, u64 slice, struct list_head *pages)
 {

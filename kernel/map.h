@@ -87,6 +87,14 @@ void lc_map_prepare(struct lc_view *view, u64 block, u64 nr);
 void lc_map_set(struct lc_view *view, u64 block, u64 nr, u64 entry);
 
 /**
+ * lc_map_replace() - give blocks that a layer of @ids holds the entries of a run
+ *
+ * For blocks [block, block + nr) whose entry, data or zero, names one of these layers; what is absent stays so. May sleep (GFP_NOIO).
+ * Return: how many blocks have got a new entry.
+ */
+u64 lc_map_replace(struct lc_view *view, u64 block, u64 nr, u64 entry, const unsigned long *ids);
+
+/**
  * lc_map_fill() - fill one slice if it is absent
  * @e: 512 entries (behind the view's end: whatever).
  *

@@ -42,10 +42,10 @@
 #define LIVECHAIN_MSG_COPY "copy"
 #define LIVECHAIN_MSG_JOB "job"
 
+#define LIVECHAIN_MSG_REMAP "remap"
+#define LIVECHAIN_MSG_PROMOTE "promote"
 
 /* Reserved: part of the grammar, refused with a sentence by this version. */
-#define LIVECHAIN_MSG_REMAP "remap"
 #define LIVECHAIN_MSG_BITMAP "bitmap"
-#define LIVECHAIN_MSG_PROMOTE "promote"
 
 #endif
