@@ -18,8 +18,12 @@
  *
  * Zeros are not read: their bits are cleared at once and the destination is told.
  *
+ * A tracking job takes no locks either. Its pieces are on ->active while they are read or written, and
+ * nothing is begun that overlaps one of them; what guests write meanwhile sets the bits again (track.c).
+ *
  * Errors: a failed read leaves the bits set, so the same grains are planned again
- * after the verb resume; a failed write keeps its piece, with the data, on ->retry.
+ * after the verb resume; a failed write keeps its piece, with the data, on ->retry. A tracking
+ * job sets the bits again instead.
  */
 #include <linux/bitmap.h>
 #include <linux/blkdev.h>
@@ -32,24 +36,35 @@
 
 /* A locked grain is looked at again after so long. */
 #define LC_RESCAN_JIFFIES (HZ / 100 + 1)
-/* How often the work item goes on at once before it lets others run. */
-#define LC_ROUNDS 16
+/* A tracking job gets ready in so many rounds, and the one after it; then a round begins so often. */
+#define LC_TRACK_ROUNDS 3
+#define LC_TRACK_PERIOD (HZ / 10)
 
 /* --- pieces and buffers --------------------------------------------------------- */
 
-static sector_t grain_sector(struct lc_job *job, u64 grain)
+/* Buffers for so many grains. */
+static unsigned int grain_bufs(struct lc_job *job, u64 nr)
 {
-	return min(grain << job->grain_shift, job->nr_sectors);
+	return DIV_ROUND_UP(nr << job->grain_shift, LC_BUF_SECTORS);
 }
 
-static unsigned int grain_bufs(struct lc_job *job)
+/* Grains that so many buffers hold. */
+static u64 bufs_grains(struct lc_job *job, unsigned int bufs)
 {
-	return (1u << job->grain_shift) / LC_BUF_SECTORS;
+	return ((u64)bufs * LC_BUF_SECTORS) >> job->grain_shift;
 }
 
-static sector_t piece_sectors(struct lc_piece *p)
+static u64 piece_bytes(struct lc_piece *p)
 {
-	return grain_sector(p->job, p->grain + p->nr) - grain_sector(p->job, p->grain);
+	return (u64)p->nr_sectors << SECTOR_SHIFT;
+}
+
+static void piece_set(struct lc_piece *p, u64 grain, u64 nr)
+{
+	p->grain = grain;
+	p->nr = nr;
+	p->sector = lc_grain_sector(p->job, grain);
+	p->nr_sectors = lc_grain_sector(p->job, grain + nr) - p->sector;
 }
 
 static struct lc_piece *piece_get(struct lc_job *job, struct lc_copy_waiter *wait)
@@ -60,7 +75,9 @@ static struct lc_piece *piece_get(struct lc_job *job, struct lc_copy_waiter *wai
 		return NULL;
 	list_del_init(&p->list);
 	p->wait = wait;
-	p->zero = p->locked = false;
+	p->sync = NULL;
+	p->background = !wait;
+	p->zero = p->skip = p->locked = false;
 	p->status = BLK_STS_OK;
 	p->nr_bufs = 0;
 	atomic_inc(&job->inflight);
@@ -89,20 +106,51 @@ static void piece_put(struct lc_piece *p)
 {
 	piece_unlock(p);
 	lc_piece_put_bufs(p);
-	if (!p->wait)
+	list_del_init(&p->active);
+	if (p->background)
 		p->job->background--;
 	list_add(&p->list, &p->job->pieces);
 	piece_idle(p);
 }
 
+/* The piece serves nobody any more. */
+static void piece_to_background(struct lc_piece *p)
+{
+	p->wait = NULL;
+	p->background = true;
+	p->job->background++;
+}
+
 /* The piece's grains are taken out of what is to be done; never while a writer may look. */
 static void piece_claim(struct lc_piece *p)
 {
+	struct lc_job *job = p->job;
 	u64 i;
 
 	for (i = 0; i < p->nr; i++)
-		clear_bit(p->grain + i, p->job->todo);
-	p->job->left -= p->nr;
+		clear_bit(p->grain + i, job->todo);
+	atomic64_sub(p->nr, &job->left);
+	if (!job->track)
+		return;
+	list_add_tail(&p->active, &job->active);
+	/* J1: the bits are clear before the grains are read */
+	smp_mb__after_atomic();
+}
+
+/* The grains of a piece that has been claimed are to be done after all. */
+static void piece_unclaim(struct lc_piece *p)
+{
+	struct lc_job *job = p->job;
+	u64 i;
+
+	if (job->track) {
+		lc_track_mark(job, p->sector, p->nr_sectors);
+		atomic64_sub(piece_bytes(p), &job->remaining);
+		return;
+	}
+	for (i = 0; i < p->nr; i++)
+		set_bit(p->grain + i, job->todo);
+	atomic64_add(p->nr, &job->left);
 }
 
 /* Not done: the grains are in ->todo and will be planned again. */
@@ -111,125 +159,18 @@ static void piece_give_back(struct lc_piece *p)
 	struct lc_job *job = p->job;
 	struct lc_copy_waiter *wait = p->wait;
 
-	if (!job->before_write) {
-		bitmap_set(job->todo, p->grain, p->nr);
-		job->left += p->nr;
-	}
+	if (!job->before_write)
+		piece_unclaim(p);
 	job->cursor = min(job->cursor, p->grain);
 	if (wait) {
 		wait->inflight--;
 		wait->next = min(wait->next, p->grain);
-		p->wait = NULL;
-		job->background++;
+		piece_to_background(p);
 	}
 	piece_put(p);
 }
 
-/* --- what lies there ------------------------------------------------------------- */
-
-static void slice_came(struct lc_job *job)
-{
-	/* the job may be gone when its work item has seen the count; it is freed by RCU */
-	rcu_read_lock();
-	if (atomic_dec_and_test(&job->parked))
-		lc_job_kick(job);
-	rcu_read_unlock();
-}
-
-static void slice_woken(struct lc_waiter *w, bool again)
-{
-	slice_came(container_of(w, struct lc_job_slice, waiter)->job);
-}
-
-static bool slice_there(struct lc_view *view, struct lc_waiter *w)
-{
-	u64 slice;
-
-	return !lc_map_absent(view, w->key << LC_SLICE_SHIFT, 1, &slice);
-}
-
-/* Ask for the slice of @sector and for the next that are absent too. */
-static void want_slices(struct lc_job *job, sector_t sector)
-{
-	struct lc_view *view = job->view;
-	u64 block = sector >> view->block_shift, slice;
-	unsigned int i;
-
-	if (atomic_read(&job->parked))
-		return;
-	atomic_set(&job->parked, 1);
-	for (i = 0; i < LC_JOB_AHEAD && block < view->nr_blocks; i++) {
-		if (!lc_map_absent(view, block, min_t(u64, view->nr_blocks - block, 65536), &slice))
-			break;
-		job->slice[i].job = job;
-		job->slice[i].waiter = (struct lc_waiter){
-			.want = LC_WANT_SLICE, .key = slice, .wake = slice_woken,
-		};
-		atomic_inc(&job->parked);
-		lc_park(view, &job->slice[i].waiter, slice_there);
-		block = (slice + 1) << LC_SLICE_SHIFT;
-	}
-	slice_came(job);
-}
-
-enum kind { KIND_ABSENT, KIND_ZERO, KIND_DATA };
-
-/* The kind of one grain that is not of one extent; @ext is its first. */
-static enum kind mixed_kind(struct lc_job *job, u64 grain, struct lc_extent *ext)
-{
-	sector_t sector = grain_sector(job, grain), end = grain_sector(job, grain + 1);
-	enum kind kind = KIND_ZERO;
-
-	for (;;) {
-		if (ext->type == LC_ABSENT)
-			break;
-		if (ext->type != LC_ZERO)
-			kind = KIND_DATA;
-		sector += ext->len;
-		if (sector >= end)
-			return kind;
-		lc_map_extent(job->view, sector, end - sector, ext);
-	}
-	want_slices(job, sector);
-	return KIND_ABSENT;
-}
-
-/* What the first of @nr grains is, and how many have that in one sweep (>= 1). */
-static enum kind kind_of(struct lc_job *job, u64 grain, u64 nr, u64 *run)
-{
-	sector_t sector = grain_sector(job, grain), end = grain_sector(job, grain + nr);
-	struct lc_extent ext;
-
-	lc_map_extent(job->view, sector, end - sector, &ext);
-	*run = 1;
-	if (ext.type == LC_ABSENT) {
-		want_slices(job, sector);
-		return KIND_ABSENT;
-	}
-	if (sector + ext.len == end)
-		*run = nr;
-	else if (ext.len >> job->grain_shift)
-		*run = ext.len >> job->grain_shift;
-	else
-		return mixed_kind(job, grain, &ext);
-	return ext.type == LC_ZERO ? KIND_ZERO : KIND_DATA;
-}
-
-/* As kind_of(), to the end of the run; data at most @data_max grains. */
-static enum kind look(struct lc_job *job, u64 grain, u64 nr, u64 data_max, u64 *run)
-{
-	enum kind kind = kind_of(job, grain, nr, run);
-	u64 more;
-
-	if (kind == KIND_ABSENT)
-		return kind;
-	if (kind == KIND_DATA)
-		nr = min(nr, data_max);
-	while (*run < nr && kind_of(job, grain + *run, nr - *run, &more) == kind)
-		*run += more;
-	*run = min(*run, nr);
-	return kind;
-}
+/* --- how much at once ------------------------------------------------------------- */
 
 /* The most that is copied as one piece: less when a low speed is to be kept evenly. */
 static u64 data_max(struct lc_job *job)
@@ -252,18 +193,19 @@ static void piece_write(struct lc_piece *p)
 {
 	struct lc_job *job = p->job;
 	struct block_device *bdev = READ_ONCE(job->dest->bdev);
-	sector_t sector = job->dest->start + grain_sector(job, p->grain);
+	sector_t sector = job->dest->start + p->sector;
 
 	p->step = LC_STEP_WRITE;
 	p->status = BLK_STS_OK;
 	atomic_set(&p->pending, 1);
+	if (!p->skip && p->background)
+		job->flushed = false;
 	if (WARN_ON_ONCE(!bdev))
 		p->status = BLK_STS_IOERR;
-	else if (p->zero)
-		lc_piece_submit_zeroes(p, bdev, sector, piece_sectors(p));
-	else
-		lc_piece_submit(p, REQ_OP_WRITE, bdev, sector, 0,
-			      piece_sectors(p) << SECTOR_SHIFT);
+	else if (p->zero && !p->skip)
+		lc_piece_submit_zeroes(p, bdev, sector, p->nr_sectors);
+	else if (!p->skip)
+		lc_piece_submit(p, REQ_OP_WRITE, bdev, sector, 0, piece_bytes(p));
 	lc_piece_bio_end(p, BLK_STS_OK);
 }
 
@@ -273,7 +215,7 @@ static void piece_flush(struct lc_piece *p)
 	struct block_device *bdev = READ_ONCE(job->dest->bdev);
 
 	p->step = LC_STEP_FLUSH;
-	p->grain = p->nr = 0;
+	piece_set(p, 0, 0);
 	p->status = BLK_STS_OK;
 	atomic_set(&p->pending, 1);
 	if (WARN_ON_ONCE(!bdev))
@@ -296,8 +238,7 @@ static void piece_saved(struct lc_piece *p)
 	}
 	piece_unlock(p);
 	if (wait) {
-		p->wait = NULL;
-		job->background++;
+		piece_to_background(p);
 		lc_wait_read(wait);
 	}
 }
@@ -305,7 +246,7 @@ static void piece_saved(struct lc_piece *p)
 static void piece_read(struct lc_piece *p)
 {
 	struct lc_job *job = p->job;
-	sector_t first = grain_sector(job, p->grain), nr = piece_sectors(p), done = 0;
+	sector_t first = p->sector, nr = p->nr_sectors, done = 0;
 	struct lc_extent ext;
 
 	p->step = LC_STEP_READ;
@@ -332,20 +273,41 @@ static void piece_read(struct lc_piece *p)
 	lc_piece_bio_end(p, BLK_STS_OK);
 }
 
+/* Zeros of a destination that was zero are there already, unless data of ours is. */
+static bool zero_is_there(struct lc_piece *p)
+{
+	const unsigned long *written = p->job->written;
+	u64 end = p->grain + p->nr;
+
+	return written && find_next_bit(written, end, p->grain) >= end;
+}
+
+static void note_written(struct lc_piece *p)
+{
+	struct lc_job *job = p->job;
+	u64 grain = p->sector >> job->grain_shift;
+	u64 end = (p->sector + p->nr_sectors - 1) >> job->grain_shift;
+
+	if (job->written)
+		bitmap_set(job->written, grain, end - grain + 1);
+}
+
 /* Grains, kind and memory are settled (and the lock held, if one is needed). */
-static void piece_start(struct lc_piece *p, enum kind kind)
+static void piece_start(struct lc_piece *p, enum lc_kind kind)
 {
 	struct lc_job *job = p->job;
 
-	if (kind == KIND_ZERO) {
-		p->zero = true;
-		lc_piece_put_bufs(p);
-		piece_saved(p);
-		piece_write(p);
+	if (kind == LC_KIND_DATA) {
+		note_written(p);
+		lc_rate_charge(&job->rate, piece_bytes(p), ktime_get_ns());
+		piece_read(p);
 		return;
 	}
-	lc_rate_charge(&job->rate, (u64)piece_sectors(p) << SECTOR_SHIFT, ktime_get_ns());
-	piece_read(p);
+	p->zero = kind == LC_KIND_ZERO;
+	p->skip = !p->zero || zero_is_there(p);
+	lc_piece_put_bufs(p);
+	piece_saved(p);
+	piece_write(p);
 }
 
 /* Lock the first of @nr grains and as many more as can be. Return: how many; 0: it is locked. */
@@ -369,49 +331,111 @@ static void piece_locked(struct lc_piece *p)
 {
 	struct lc_job *job = p->job;
 	u64 end = p->grain + p->nr, run;
-	enum kind kind;
+	enum lc_kind kind;
 
 	if (!test_bit(p->grain, job->todo)) {
 		piece_give_back(p);
 		return;
 	}
 	run = find_next_zero_bit(job->todo, end, p->grain) - p->grain;
-	kind = look(job, p->grain, run, max_t(u64, 1, p->nr_bufs / grain_bufs(job)), &run);
-	if (kind == KIND_ABSENT ||
-	    (kind == KIND_DATA && !lc_piece_get_bufs(p, run * grain_bufs(job)))) {
+	kind = lc_copy_look(job, p->grain, run, max_t(u64, 1, bufs_grains(job, p->nr_bufs)), &run);
+	if (kind == LC_KIND_ABSENT ||
+	    (kind == LC_KIND_DATA && !lc_piece_get_bufs(p, grain_bufs(job, run)))) {
 		piece_give_back(p);
 		return;
 	}
-	p->nr = run;
+	piece_set(p, p->grain, run);
 	job->cursor = min(job->cursor, p->grain + run);
+	piece_start(p, kind);
+}
+
+/*
+ * A piece of a tracking job: it is claimed before it is looked at for good, for what a guest writes
+ * between the look and the claim is not marked (its bits are set), so the look must be later (J1).
+ */
+static void piece_tracked(struct lc_piece *p, enum lc_kind kind)
+{
+	u64 run;
+
+	piece_claim(p);
+	if (kind != LC_KIND_DATA &&
+	    (lc_copy_look(p->job, p->grain, p->nr, p->nr, &run) != kind || run < p->nr)) {
+		piece_give_back(p);
+		return;
+	}
 	piece_start(p, kind);
 }
 
 u64 lc_copy_grains(struct lc_job *job, struct lc_copy_waiter *wait, u64 grain, u64 nr)
 {
-	unsigned int per = grain_bufs(job);
 	struct lc_piece *p;
-	enum kind kind;
+	enum lc_kind kind;
 	u64 run;
 
-	kind = look(job, grain, nr, max_t(u64, 1, LC_PIECE_SECTORS >> job->grain_shift), &run);
-	if (kind == KIND_ABSENT)
+	kind = lc_copy_look(job, grain, nr, max_t(u64, 1, LC_PIECE_SECTORS >> job->grain_shift), &run);
+	if (kind == LC_KIND_ABSENT)
 		return 0;
-	if (kind == KIND_DATA)
-		run = min_t(u64, run, job->nr_bufs / per);
+	if (kind == LC_KIND_DATA)
+		run = min_t(u64, run, bufs_grains(job, job->nr_bufs));
 	p = run ? piece_get(job, wait) : NULL;
 	if (!p)
 		return 0;
-	p->grain = grain;
-	p->nr = run;
-	if (kind == KIND_DATA)
-		lc_piece_get_bufs(p, run * per);
+	piece_set(p, grain, run);
+	if (kind == LC_KIND_DATA)
+		lc_piece_get_bufs(p, grain_bufs(job, run));
 	/* A zero piece releases its writer's part within, before the caller moves on. */
 	piece_start(p, kind);
 	return run;
 }
 
+bool lc_copy_sync(struct lc_job *job, struct lc_track_io *t)
+{
+	unsigned int bufs = DIV_ROUND_UP(t->nr, LC_BUF_SECTORS);
+	struct lc_piece *p = bufs <= job->nr_bufs ? piece_get(job, NULL) : NULL;
+
+	if (!p)
+		return false;
+	p->background = false;
+	job->background--;
+	p->sync = t;
+	t->piece = p;
+	p->grain = p->nr = 0;
+	p->sector = t->sector;
+	p->nr_sectors = t->nr;
+	lc_piece_get_bufs(p, bufs);
+	list_add_tail(&p->active, &job->active);
+	atomic64_add(piece_bytes(p), &job->remaining);
+	note_written(p);
+	piece_read(p);
+	return true;
+}
+
 /* --- what came back ----------------------------------------------------------------- */
+
+/* Not copied: later. A piece of a tracking job keeps no data that may be old by then. */
+static void piece_failed(struct lc_piece *p)
+{
+	struct lc_track_io *sync = p->sync;
+
+	piece_give_back(p);
+	if (sync)
+		lc_track_copied(sync, false);
+}
+
+static void count_copied(struct lc_piece *p)
+{
+	struct lc_job *job = p->job;
+	unsigned long flags;
+
+	spin_lock_irqsave(&job->lock, flags);
+	if (job->track)
+		atomic64_sub(piece_bytes(p), &job->remaining);
+	if (!p->skip || p->zero || !(job->track || job->before_write))
+		job->copied += piece_bytes(p);
+	else if (job->before_write)
+		job->left_out += piece_bytes(p);
+	spin_unlock_irqrestore(&job->lock, flags);
+}
 
 static void read_done(struct lc_piece *p)
 {
@@ -427,32 +451,48 @@ static void read_done(struct lc_piece *p)
 			wait->failed = true;
 		lc_job_fail(p->job, LC_SIDE_READ, blk_status_to_errno(p->status));
 	}
-	piece_give_back(p);
+	piece_failed(p);
 }
 
-static void write_done(struct lc_piece *p)
+/* Return: whether the piece has been dealt with. */
+static bool write_failed(struct lc_piece *p)
 {
 	struct lc_job *job = p->job;
-	unsigned long flags;
+	bool stopped;
 
 	if (p->status == BLK_STS_NOTSUPP && p->zero && !job->no_write_zeroes &&
 	    !READ_ONCE(job->ending)) {
 		job->no_write_zeroes = true;
 		piece_write(p);
-		return;
+		return true;
 	}
-	if (p->status && lc_job_fail(job, LC_SIDE_WRITE, blk_status_to_errno(p->status))) {
+	stopped = lc_job_fail(job, LC_SIDE_WRITE, blk_status_to_errno(p->status));
+	if (job->track && p->step == LC_STEP_WRITE) {
+		piece_failed(p);
+		return true;
+	}
+	if (stopped) {
 		list_add_tail(&p->list, &job->retry);
 		piece_idle(p);
+	}
+	return stopped;
+}
+
+static void write_done(struct lc_piece *p)
+{
+	struct lc_track_io *sync = p->sync;
+
+	if (p->status) {
+		if (!write_failed(p))
+			piece_put(p);
 		return;
 	}
-	if (!p->status && p->step == LC_STEP_WRITE) {
-		spin_lock_irqsave(&job->lock, flags);
-		job->copied += (u64)piece_sectors(p) << SECTOR_SHIFT;
-		spin_unlock_irqrestore(&job->lock, flags);
-	}
-	if (!p->status && p->step == LC_STEP_FLUSH)
-		job->flushed = true;
+	if (p->step == LC_STEP_WRITE)
+		count_copied(p);
+	else
+		p->job->flushed = true;
+	if (sync)
+		lc_track_copied(sync, true);
 	piece_put(p);
 }
 
@@ -482,9 +522,9 @@ static void reap(struct lc_job *job)
 /* --- the background -------------------------------------------------------------------- */
 
 /* Begin a piece of up to @run grains, which look like @kind. Return: false: no memory is free. */
-static bool background_begin(struct lc_job *job, u64 grain, u64 run, enum kind kind)
+static bool background_begin(struct lc_job *job, u64 grain, u64 run, enum lc_kind kind)
 {
-	unsigned int bufs = kind == KIND_DATA ? run * grain_bufs(job) : 0;
+	unsigned int bufs = kind == LC_KIND_DATA ? grain_bufs(job, run) : 0;
 	struct lc_piece *p;
 
 	if (bufs && job->nr_bufs < bufs + LC_GUEST_BUFS)
@@ -502,11 +542,13 @@ static bool background_begin(struct lc_job *job, u64 grain, u64 run, enum kind k
 			return true;
 		}
 	}
-	p->nr = run;
+	piece_set(p, grain, run);
 	job->cursor = grain + run;
 	lc_piece_get_bufs(p, bufs);
 	if (job->before_write) {
 		piece_locked(p);
+	} else if (job->track) {
+		piece_tracked(p, kind);
 	} else {
 		piece_claim(p);
 		piece_start(p, kind);
@@ -514,11 +556,21 @@ static bool background_begin(struct lc_job *job, u64 grain, u64 run, enum kind k
 	return true;
 }
 
+/* J2: of a tracking job nothing is begun that overlaps a piece in hand. Return: how many grains do not. */
+static u64 idle_grains(struct lc_job *job, u64 grain, u64 run)
+{
+	sector_t first = lc_grain_sector(job, grain);
+
+	while (run && lc_track_busy(job, first, lc_grain_sector(job, grain + run) - first))
+		run /= 2;
+	return run;
+}
+
 /* Begin the next piece. Return: false: there is none now. */
 static bool background_piece(struct lc_job *job)
 {
 	u64 grain, run;
-	enum kind kind;
+	enum lc_kind kind;
 
 	grain = find_next_bit(job->todo, job->nr_grains, job->cursor);
 	job->cursor = grain;
@@ -526,14 +578,22 @@ static bool background_piece(struct lc_job *job)
 		return false;
 	run = find_next_zero_bit(job->todo, min(grain + zero_max(job), job->nr_grains), grain) -
 	      grain;
-	kind = look(job, grain, run, data_max(job), &run);
-	return kind != KIND_ABSENT && background_begin(job, grain, run, kind);
+	if (job->track) {
+		run = idle_grains(job, grain, run);
+		if (!run) {
+			job->cursor = grain + 1;
+			return true;
+		}
+	}
+	kind = lc_copy_look(job, grain, run, data_max(job), &run);
+	return kind != LC_KIND_ABSENT && background_begin(job, grain, run, kind);
 }
 
 static bool background_may(struct lc_job *job)
 {
-	return READ_ONCE(job->view->jobs->live) && READ_ONCE(job->state) == LC_JOB_RUNNING &&
-	       !READ_ONCE(job->ending) && job->background < LC_BACKGROUND_PIECES;
+	return (READ_ONCE(job->view->jobs->live) || READ_ONCE(job->draining)) &&
+	       lc_job_runs(READ_ONCE(job->state)) && !READ_ONCE(job->ending) &&
+	       job->background < LC_BACKGROUND_PIECES;
 }
 
 /* Return: jiffies until there may be more to do; MAX_SCHEDULE_TIMEOUT: when something comes. */
@@ -542,7 +602,7 @@ static unsigned long background(struct lc_job *job)
 	u64 delay;
 
 	while (background_may(job)) {
-		delay = lc_rate_delay(&job->rate, ktime_get_ns());
+		delay = READ_ONCE(job->draining) ? 0 : lc_rate_delay(&job->rate, ktime_get_ns());
 		if (delay)
 			return min_t(u64, nsecs_to_jiffies64(delay) + 1, HZ * 3600);
 		if (!background_piece(job))
@@ -554,31 +614,76 @@ static unsigned long background(struct lc_job *job)
 		job->skipped = U64_MAX;
 		return LC_RESCAN_JIFFIES;
 	}
+	/* a slice that is absent can't be waited for while suspended */
+	return READ_ONCE(job->draining) ? LC_RESCAN_JIFFIES : MAX_SCHEDULE_TIMEOUT;
+}
+
+static void begin_flush(struct lc_job *job)
+{
+	struct lc_piece *p = piece_get(job, NULL);
+
+	if (p)
+		piece_flush(p);
+}
+
+/* J3: after LC_TRACK_ROUNDS rounds what a guest writes is copied before it is acknowledged. */
+static unsigned long next_round(struct lc_job *job)
+{
+	bool running = READ_ONCE(job->state) == LC_JOB_RUNNING;
+	unsigned long flags;
+
+	job->cursor = 0;
+	if (running && ++job->rounds >= LC_TRACK_ROUNDS && !job->converge) {
+		spin_lock_irqsave(&job->lock, flags);
+		job->converge = true;
+		__lc_track_update(job);
+		spin_unlock_irqrestore(&job->lock, flags);
+	}
+	if (running || READ_ONCE(job->eager) || READ_ONCE(job->draining))
+		return 0;
+	return LC_TRACK_PERIOD;
+}
+
+/* No piece of the background is in hand: another round, ready, or the end. Return: as run(). */
+static unsigned long track_finish(struct lc_job *job)
+{
+	bool draining = READ_ONCE(job->draining);
+
+	if (atomic64_read(&job->left) > 0)
+		return job->cursor < job->nr_grains ? MAX_SCHEDULE_TIMEOUT : next_round(job);
+	if (READ_ONCE(job->state) == LC_JOB_READY && !draining)
+		return MAX_SCHEDULE_TIMEOUT;
+	if (!job->flushed)
+		begin_flush(job);
+	else if (draining)
+		lc_job_end(job, LC_SIDE_WRITE, 0);
+	else
+		lc_job_is_ready(job);
 	return MAX_SCHEDULE_TIMEOUT;
 }
 
-/* Everything is read and written: the destination's cache, then the end. */
-static void finish(struct lc_job *job)
+/* Everything is read and written: the destination's cache, then the end. Return: as run(). */
+static unsigned long finish(struct lc_job *job)
 {
-	struct lc_piece *p;
-
-	if (atomic_read(&job->inflight) || !background_may(job) || !list_empty(&job->retry))
-		return;
-	if (job->left) {
+	if (job->background || !background_may(job) || !list_empty(&job->retry))
+		return MAX_SCHEDULE_TIMEOUT;
+	if (job->track)
+		return track_finish(job);
+	if (atomic_read(&job->inflight))
+		return MAX_SCHEDULE_TIMEOUT;
+	if (atomic64_read(&job->left)) {
 		/* what a guest needed was not to be had */
 		if (job->cursor >= job->nr_grains && list_empty(&job->waits)) {
 			job->cursor = 0;
-			lc_job_kick(job);
+			return 0;
 		}
-		return;
+		return MAX_SCHEDULE_TIMEOUT;
 	}
-	if (job->flushed) {
+	if (job->flushed)
 		lc_job_end(job, LC_SIDE_WRITE, 0);
-		return;
-	}
-	p = piece_get(job, NULL);
-	if (p)
-		piece_flush(p);
+	else
+		begin_flush(job);
+	return MAX_SCHEDULE_TIMEOUT;
 }
 
 /* --- the work item ------------------------------------------------------------------------ */
@@ -592,7 +697,10 @@ static void take_orders(struct lc_job *job)
 	bool retry, speed;
 
 	spin_lock_irqsave(&job->lock, flags);
-	retry = job->retry_now && job->view->jobs->live;
+	if (job->drain_new)
+		job->flushed = false;
+	job->drain_new = false;
+	retry = job->retry_now && (job->view->jobs->live || job->draining);
 	if (retry)
 		job->retry_now = false;
 	speed = job->speed_new;
@@ -621,21 +729,18 @@ static void wind_up(struct lc_job *job)
 	unsigned int i;
 
 	lc_cbw_remove(job);
-	for (i = 0; i < LC_JOB_PIECES; i++) {
-		p = &job->piece_mem[i];
-		if (p->wait)
-			job->background++;
-		p->wait = NULL;
-	}
+	lc_track_remove(job);
+	lc_track_serve(job);
+	for (i = 0; i < LC_JOB_PIECES; i++)
+		if (job->piece_mem[i].wait)
+			piece_to_background(&job->piece_mem[i]);
 	lc_waits_release(job);
 	list_for_each_entry_safe(p, next, &job->retry, list) {
 		list_del_init(&p->list);
 		atomic_inc(&job->inflight);
 		piece_put(p);
 	}
-	for (i = 0; i < LC_JOB_AHEAD && atomic_read(&job->parked); i++)
-		if (job->slice[i].job && lc_unpark(job->view, &job->slice[i].waiter))
-			slice_came(job);
+	lc_copy_unpark(job);
 	if (!atomic_read(&job->inflight) && !atomic_read(&job->parked))
 		lc_job_conclude(job);
 }
@@ -648,13 +753,7 @@ static enum lc_job_side stuck_side(struct lc_job *job)
 	return w->inflight || w->failed ? LC_SIDE_READ : LC_SIDE_WRITE;
 }
 
-static bool has_done(struct lc_job *job)
-{
-	return !list_empty_careful(&job->done);
-}
-
-/* Return: jiffies until it is to run again, if nothing comes; MAX_SCHEDULE_TIMEOUT: never. */
-static unsigned long run(struct lc_job *job)
+unsigned long lc_copy_run(struct lc_job *job)
 {
 	unsigned long wake = MAX_SCHEDULE_TIMEOUT, due;
 
@@ -665,38 +764,18 @@ static unsigned long run(struct lc_job *job)
 			lc_waits_requeue(job);
 		else
 			lc_waits_serve(job);
+		lc_track_serve(job);
 		wake = background(job);
 	}
-	if (!job->left)
+	if (!job->track && !atomic64_read(&job->left))
 		lc_cbw_remove(job);
 	if (!READ_ONCE(job->ending))
-		finish(job);
+		wake = min(wake, finish(job));
+	wake = min(wake, lc_track_due(job));
 	due = lc_waits_due(job);
 	if (!due)
 		lc_job_end(job, stuck_side(job), -ETIMEDOUT);
 	if (READ_ONCE(job->ending))
 		wind_up(job);
 	return min(wake, due);
-}
-
-void lc_copy_work(struct work_struct *work)
-{
-	struct lc_job *job = container_of(to_delayed_work(work), struct lc_job, work);
-	struct lc_jobs *jobs = job->view->jobs;
-	unsigned long wake = MAX_SCHEDULE_TIMEOUT;
-	unsigned int rounds;
-
-	atomic_inc(&jobs->running);
-	/* paired with the one in lc_jobs_quiesce() */
-	smp_mb__after_atomic();
-	/* A fast device has completed by now what was begun; but others want to run, too. */
-	for (rounds = 0; rounds < LC_ROUNDS && READ_ONCE(job->state) != LC_JOB_CONCLUDED; rounds++) {
-		wake = run(job);
-		if (!has_done(job))
-			break;
-	}
-	if (wake != MAX_SCHEDULE_TIMEOUT && READ_ONCE(job->state) != LC_JOB_CONCLUDED)
-		lc_job_wake(job, wake);
-	if (atomic_dec_and_test(&jobs->running))
-		wake_up(&jobs->idle);
 }
