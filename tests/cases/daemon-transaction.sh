@@ -51,7 +51,12 @@ pairs() {
 	wait_for "grep -q 'under way' '$T/pairs'" 60
 }
 end_pairs() { touch "$T/pstop"; wait "$PAIRS"; }
-number() { qemu-io -r -f qcow2 -c "read -v 8M 8" "$1" | sed -n '1s/^[0-9a-f]*: *//p' | awk '{print strtonum("0x" $4 $3 $2 $1)}'; }
+number() { # FILE: little endian, at 8 MiB
+	local at b
+	read -r at b < <(qemu-io -r -f qcow2 -c "read -v 8M 8" "$1" | head -n 1)
+	set -- $b
+	echo $((16#$4$3$2$1))
+}
 together() { # FILE FILE: one moment of both
 	local x y
 	x=$(number "$1") y=$(number "$2")
