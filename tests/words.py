@@ -14,6 +14,10 @@ import qmp
 EXPORT = {"qemu": "'type': 'vhost-user-blk', 'addr': {'type': 'unix', 'path': '%s/vub'}", "ours": "'type': 'dm'"}
 
 
+NIX = "'driver': 'qcow2', 'file': 'nix', 'size': 1024"
+CREATE = [NIX, "'driver': 'file', 'filename': '/none/i', 'size': 5"]
+
+
 def execute(command, arguments=""):
     return "{'execute': '%s'%s}" % (command, ", 'arguments': {%s}" % arguments if arguments else "")
 
@@ -28,6 +32,13 @@ def requests(folder, export):
 
     def backup(more):
         return execute("blockdev-backup", "'device': 'g', " + more)
+
+    def drive(more):
+        return execute("drive-backup", "'device': 'g', " + more)
+
+    def actions(text, mode=None):
+        return execute("transaction", "'actions': [%s]%s" % (
+            text, ", 'properties': {'completion-mode': '%s'}" % mode if mode else ""))
 
     def overlay(more):
         return execute("blockdev-snapshot-sync", "'snapshot-file': '%s/o'%s" % (folder, more))
@@ -87,6 +98,39 @@ def requests(folder, export):
         backup("'target': 'small', 'sync': 'x', 'job-id': 'j'"),
         backup("'target': 'small', 'sync': 'full', 'job-id': '9x'"), backup("'target': 'small', 'sync': 'full'"),
         backup("'target': 'small', 'speed': -1, " + full), backup("'target': 'small', 'on-target-error': 'x', " + full),
+        # drive-backup; g is its source, h a file that is not there
+        drive("'target': '%s/h'" % folder), drive("'sync': 'full'"),
+        drive("'target': '/none/h', " + full), drive("'target': '%s/h', 'mode': 'x', %s" % (folder, full)),
+        drive("'target': '%s/h', 'mode': 'existing', 'format': 'qcow2', %s" % (folder, full)),
+        execute("drive-backup", "'device': 'nix', 'target': '%s/h', %s" % (folder, full)),
+        # transactions
+        execute("transaction"), execute("transaction", "'actions': {}"), actions(""),
+        actions("{'type': 'abort', 'data': {}}"), actions("{'type': 'abort'}"), actions("{'data': {}}"),
+        actions("5"), actions("{'type': 'abort', 'data': {'x': 1}}"),
+        actions("{'type': 'blockdev-backup', 'data': {'device': 'g', 'target': 'small', %s}}" % full),
+        actions("{'type': 'blockdev-backup', 'data': {'device': 'g', 'target': 'small', 'zzz': 1, %s}}" % full),
+        actions("{'type': 'blockdev-backup', 'data': {'device': 'g', %s}}" % full),
+        actions("{'type': 'blockdev-snapshot-sync', 'data': {'node-name': 'nix', 'snapshot-file': 'h'}}"),
+        actions("{'type': 'blockdev-snapshot-sync', 'data': {'node-name': 'g', 'snapshot-file': 'h'}}", "grouped"),
+        actions("{'type': 'blockdev-snapshot', 'data': {'node': 'g', 'overlay': 'nix'}}"),
+        actions("{'type': 'abort', 'data': {}}", "grouped"),
+        # images; what is wrong with their options is the job's error
+        execute("blockdev-create", "'job-id': '9x', 'options': {'driver': 'file', 'filename': '/none/h', 'size': 0}"),
+        execute("blockdev-create", "'job-id': 'c', 'options': {'driver': 'raw'}"),
+        execute("blockdev-create", "'job-id': 'c', 'options': {'driver': 'qcow2', 'size': 512}"),
+        execute("blockdev-create", "'job-id': 'c', 'options': {'driver': 'file', 'filename': '/none/h', 'size': 0}"),
+    ] + [words for options in CREATE for words in (
+        execute("query-jobs"), execute("job-dismiss", "'id': 'c'"),
+        execute("blockdev-create", "'job-id': 'c', 'options': {%s}" % options))
+    ] + [
+        execute("query-jobs"), execute("query-block-jobs"), execute("block-job-dismiss", "'id': 'c'"),
+        execute("job-dismiss", "'id': 'c'"), execute("job-dismiss", "'id': 'c'"),
+        execute("change-backing-file", "'device': 'nix', 'image-node-name': 'g', 'backing-file': 'x'"),
+        execute("change-backing-file", "'device': 'g', 'image-node-name': 'nix', 'backing-file': 'x'"),
+        execute("change-backing-file", "'device': 'g', 'image-node-name': 'g', 'backing-file': 'x'"),
+        execute("change-backing-file", "'device': 'g', 'image-node-name': 'g'"),
+        execute("block_resize", "'node-name': 'g', 'size': -1"), execute("block_resize", "'size': 512"),
+        execute("block_resize", "'node-name': 'g', 'size': 5"), execute("block_resize", "'node-name': 'nix', 'size': 512"),
     ]
 
 

@@ -502,6 +502,36 @@ static void snapshot_names_disk_and_file(void **state)
 		out, "{\"name\": \"vm1\", \"image\": \"/tmp/e.qcow2\", \"node-name\": \"top\"}\n");
 }
 
+static void snapshot_of_all_is_one_transaction(void **state)
+{
+	struct err e = ERR_INIT;
+
+	(void)state;
+	has_disk();
+	assert_int_equal(RUN(cmd_snapshot, true, &e, "--all", "/tmp", "--suffix", "x"), 0);
+	sent("{\"execute\": \"transaction\", \"arguments\": {\"actions\": [{\"type\": \"blockdev-snapshot-sync\", \"data\": {\"device\": \"vm1\", \"snapshot-file\": \"/tmp/vm1-x.qcow2\", \"format\": \"qcow2\"}}]}}");
+	assert_string_equal(out, "[{\"name\": \"vm1\", \"image\": \"/tmp/vm1-x.qcow2\"}]\n");
+}
+
+static void dry_runs_ask_only(void **state)
+{
+	struct err e = ERR_INIT;
+
+	(void)state;
+	has_disk();
+	assert_int_equal(RUN(cmd_snapshot, true, &e, "vm1", "/tmp/e.qcow2", "--dry-run"), 0);
+	not_sent("blockdev-snapshot-sync");
+	assert_non_null(strstr(out, "\"chain-after\": [{\"image\": \"/tmp/e.qcow2\", \"format\": \"qcow2\", \"note\": \"active, new\"}, {"));
+	assert_non_null(strstr(out, "\"deletable\": []"));
+	assert_int_equal(RUN(cmd_snapshot, false, &e, "--all", "/tmp", "--dry-run"), 0);
+	not_sent("transaction");
+	assert_non_null(strstr(out, "read-only from now on"));
+	assert_int_equal(RUN(cmd_backup, false, &e, "vm1", "/tmp/none.qcow2", "--dry-run"), 0);
+	not_sent("blockdev-");
+	assert_int_equal(access("/tmp/none.qcow2", F_OK), -1);
+	assert_non_null(strstr(out, "backup of vm1 to /tmp/none.qcow2: nothing was done"));
+}
+
 /* ---- backup ------------------------------------------------------------------------ */
 
 static char *target(const char *name)
@@ -735,6 +765,8 @@ int main(void)
 		WITH_DAEMON(detach_ends_export_then_nodes),
 		WITH_DAEMON(a_busy_disk_stays),
 		WITH_DAEMON(snapshot_names_disk_and_file),
+		WITH_DAEMON(snapshot_of_all_is_one_transaction),
+		WITH_DAEMON(dry_runs_ask_only),
 		WITH_DAEMON(backup_makes_its_target_and_cleans_up),
 		WITH_DAEMON(a_refused_backup_leaves_no_file),
 		WITH_DAEMON(an_existing_target_is_not_made_again),

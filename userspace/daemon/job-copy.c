@@ -133,7 +133,7 @@ int job_copy_clean(struct job *j, struct err *e)
 	return r;
 }
 
-void job_undo_start(struct job *j)
+void job_take_down(struct job *j)
 {
 	if (j->source && j->dest >= 0)
 		(void)view_drop_layer(j->source, j->dest, NULL);
@@ -143,12 +143,15 @@ void job_undo_start(struct job *j)
 		job_release(j);
 	if (j->source_internal)
 		(void)view_stop(j->source, NULL);
-	if (j->status != JOB_CREATED && j->status != JOB_RUNNING)
-		job_set_status(j, JOB_RUNNING);
-	job_set_status(j, j->status == JOB_RUNNING ? JOB_ABORTING : JOB_NULL);
-	if (j->status == JOB_ABORTING) {
-		job_set_status(j, JOB_CONCLUDED);
-		job_set_status(j, JOB_NULL);
-	}
+	core_lock();
+	j->source = j->target = NULL;
+	j->cleaned = true;
+	core_unlock();
+}
+
+void job_undo_start(struct job *j)
+{
+	job_take_down(j);
+	job_set_status(j, JOB_NULL);
 	job_forget(j);
 }

@@ -30,7 +30,10 @@ void job_drop_kernel(struct job *j);
  */
 int job_copy_clean(struct job *j, struct err *e);
 
-/* Undoes a start that failed half-way and ends the job; its error is the caller's to tell. */
+/* For txn_type.abort: takes down what was built for a job that has not begun. */
+void job_take_down(struct job *j);
+
+/* In txn_type.prepare: the same, and the job, in `created`, ends. */
 void job_undo_start(struct job *j);
 
 #endif

@@ -99,15 +99,6 @@ static void conclude(struct job *j)
 		job_dismiss(j);
 }
 
-int job_finalize(struct job *j, struct err *e)
-{
-	(void)e;
-	clean(j);
-	event_post("BLOCK_JOB_COMPLETED", block_job_data(j));
-	conclude(j);
-	return 0;
-}
-
 /*
  * How a job ended is durable before what it was built of is taken down: a daemon that
  * starts in between finds nothing in the kernel that could tell.
@@ -120,20 +111,63 @@ static void keep_result(void)
 		log_error("%s", e.msg);
 }
 
-static void succeed(struct job *j)
+static void complete(struct job *j)
+{
+	clean(j);
+	if (j->type->block)
+		event_post("BLOCK_JOB_COMPLETED", block_job_data(j));
+	conclude(j);
+}
+
+int job_finalize(struct job *j, struct err *e)
+{
+	_cleanup_free_ struct job **members = NULL;
+	size_t n = job_members(j, &members);
+
+	(void)e;
+	for (size_t i = 0; i < n; i++)
+		members[i]->finalizing = true;
+	keep_result();
+	for (size_t i = 0; i < n; i++) {
+		if (members[i]->status == JOB_PENDING)
+			complete(members[i]);
+	}
+	return 0;
+}
+
+/* All that complete with it wait: all are pending, and if none wants a word from outside, done. */
+static void group_ready(struct job *j)
+{
+	_cleanup_free_ struct job **members = NULL;
+	size_t n = job_members(j, &members);
+	bool automatic = true;
+
+	for (size_t i = 0; i < n; i++) {
+		if (members[i]->status < JOB_WAITING)
+			return;
+	}
+	for (size_t i = 0; i < n; i++) {
+		struct job *m = members[i];
+
+		automatic &= m->auto_finalize || m->finalizing;
+		if (m->status != JOB_WAITING)
+			continue;
+		job_set_status(m, JOB_PENDING);
+		if (!m->auto_finalize && m->type->block)
+			event_post("BLOCK_JOB_PENDING",
+				   json_pack("{s:s, s:s}", "type", m->type->name, "id", m->id));
+	}
+	if (automatic)
+		(void)job_finalize(j, NULL);
+}
+
+void job_succeed(struct job *j)
 {
 	core_lock();
 	j->offset = j->len;
 	core_unlock();
 	job_set_status(j, JOB_WAITING);
-	job_set_status(j, JOB_PENDING);
-	if (!j->auto_finalize) {
-		event_post("BLOCK_JOB_PENDING",
-			   json_pack("{s:s, s:s}", "type", j->type->name, "id", j->id));
-		return;
-	}
-	keep_result();
-	(void)job_finalize(j, NULL);
+	group_ready(j);
 }
 
 static void leave_pause(struct job *j)
@@ -149,19 +183,75 @@ static void leave_pause(struct job *j)
 static void end_aborted(struct job *j)
 {
 	clean(j);
-	if (j->cancelled)
-		event_post("BLOCK_JOB_CANCELLED", block_job_data(j));
-	else
-		event_post("BLOCK_JOB_COMPLETED", block_job_data(j));
+	if (j->type->block)
+		event_post(j->cancelled ? "BLOCK_JOB_CANCELLED" : "BLOCK_JOB_COMPLETED",
+			   block_job_data(j));
 	conclude(j);
 }
 
-static void abort_job(struct job *j)
+/* Has the kernel let go of it. */
+static int stop_kernel(struct job *j, struct err *e)
 {
+	_cleanup_free_ struct view_status *st = NULL;
+	int r;
+
+	if (j->kernel_gone || !j->source || j->status >= JOB_WAITING)
+		return 0;
+	r = view_message(j->source, e, NULL, "job %s cancel", j->id);
+	if (r)
+		return r;
+	if (!job_wait_kernel(j->source, j->id))
+		return err_set(e, ETIMEDOUT, "Job '%s' does not end: its target does not answer",
+			       j->id);
+	st = xmalloc(sizeof(*st));
+	if (!view_get_status(j->source, st, NULL) && find_in(st, j->id))
+		take_progress(j, find_in(st, j->id));
+	return 0;
+}
+
+static void mark_cancelled(struct job *j)
+{
+	core_lock();
+	j->cancelled = true;
+	core_unlock();
+	set_error(j, "Operation canceled");
+}
+
+/* One of a group takes the others with it. */
+static void cancel_others(struct job *j, struct job **members, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		struct err e = ERR_INIT;
+
+		if (members[i] == j || members[i]->status >= JOB_ABORTING)
+			continue;
+		mark_cancelled(members[i]);
+		if (stop_kernel(members[i], &e))
+			log_warn("%s", e.msg);
+		err_clear(&e);
+	}
+}
+
+void job_fail(struct job *j)
+{
+	_cleanup_free_ struct job **members = NULL;
+	size_t n = job_members(j, &members);
+
 	leave_pause(j);
 	job_set_status(j, JOB_ABORTING);
+	cancel_others(j, members, n);
 	keep_result();
-	end_aborted(j);
+	for (size_t i = 0; i < n; i++) {
+		struct job *m = members[i];
+
+		if (m->status >= JOB_CONCLUDED)
+			continue;
+		if (m != j) {
+			leave_pause(m);
+			job_set_status(m, JOB_ABORTING);
+		}
+		end_aborted(m);
+	}
 }
 
 /* "error:write:5" or "stopped:read:28": side and errno. */
@@ -189,7 +279,7 @@ static void fail(struct job *j, const struct view_job *k)
 
 	post_error(j, side, "report");
 	set_error(j, strerror(code));
-	abort_job(j);
+	job_fail(j);
 }
 
 static void stopped(struct job *j, const struct view_job *k)
@@ -215,7 +305,7 @@ static void advance(struct job *j, struct view_status *st)
 		return;
 	if (!k) {
 		set_error(j, "the kernel has lost the job");
-		abort_job(j);
+		job_fail(j);
 		return;
 	}
 	take_progress(j, k);
@@ -224,35 +314,63 @@ static void advance(struct job *j, struct view_status *st)
 			stopped(j, k);
 		return;
 	}
+	if (streq(k->result, "ok") && j->on_demand)
+		return; /* all is saved; QEMU's goes on until it is cancelled */
 	if (streq(k->result, "ok")) {
 		leave_pause(j);
-		succeed(j);
+		job_succeed(j);
 	} else if (streq(k->result, "cancelled")) {
 		core_lock();
 		j->cancelled = true;
 		core_unlock();
 		set_error(j, "Operation canceled");
-		abort_job(j);
+		job_fail(j);
 	} else {
 		fail(j, k);
 	}
+}
+
+/* The ids of the jobs that copy from @v (NULL: of all): each may end others when it is looked at. */
+static size_t ids_of(const struct view *v, char ***ret)
+{
+	struct job *j;
+	size_t n = 0;
+
+	*ret = NULL;
+	list_for_each(j, &job_list, link) {
+		if (v && j->source != v)
+			continue;
+		*ret = xreallocarray(*ret, n + 1, sizeof(**ret));
+		(*ret)[n++] = xstrdup(j->id);
+	}
+	return n;
+}
+
+static void free_ids(char **ids, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		free(ids[i]);
+	free(ids);
 }
 
 void job_advance_view(const char *dm)
 {
 	_cleanup_free_ struct view_status *st = xmalloc(sizeof(*st));
 	struct view *v = view_find(dm);
-	struct job *j;
-	struct err e = ERR_INIT;
+	char **ids;
+	size_t n;
 
 	if (!v || view_get_status(v, st, NULL))
 		return;
-	list_for_each(j, &job_list, link) {
-		if (j->source == v)
+	n = ids_of(v, &ids);
+	for (size_t i = 0; i < n; i++) {
+		struct job *j = job_find(ids[i]);
+
+		if (j && j->source == v)
 			advance(j, st);
 	}
-	if (state_save(&e))
-		log_error("%s", e.msg);
+	free_ids(ids, n);
+	keep_result();
 }
 
 struct news {
@@ -276,7 +394,9 @@ static bool is_news(const struct view_job *k)
 {
 	struct job *j = job_find(k->id);
 
-	if (!j || j->cleaned || j->status >= JOB_WAITING)
+	if (!j || j->cleaned || j->starting || j->status >= JOB_WAITING)
+		return false;
+	if (j->on_demand && streq(k->result, "ok"))
 		return false;
 	return streq(k->state, "concluded") ||
 	       (str_has_prefix(k->result, "stopped") && j->status != JOB_PAUSED);
@@ -300,35 +420,50 @@ void job_kernel_news(struct view *v)
 
 int job_cancel(struct job *j, struct err *e)
 {
-	core_lock();
-	j->cancelled = true;
-	core_unlock();
-	set_error(j, "Operation canceled");
-	if (!j->kernel_gone && j->source && j->status < JOB_WAITING) {
-		_cleanup_free_ struct view_status *st = xmalloc(sizeof(*st));
-		int r = view_message(j->source, e, NULL, "job %s cancel", j->id);
+	int r;
 
-		if (r)
-			return r;
-		if (!job_wait_kernel(j->source, j->id))
-			return err_set(e, ETIMEDOUT,
-				       "Job '%s' does not end: its target does not answer", j->id);
-		if (!view_get_status(j->source, st, NULL) && find_in(st, j->id))
-			take_progress(j, find_in(st, j->id));
-	}
-	abort_job(j);
-	return 0;
+	mark_cancelled(j);
+	r = stop_kernel(j, e);
+	if (!r)
+		job_fail(j);
+	return r;
+}
+
+/* The daemon died while a transaction began: it did not, or it did and the guard undid it. */
+static bool never_began(const struct job *j)
+{
+	_cleanup_free_ struct view_status *st = NULL;
+	struct view_job *k;
+
+	if (!j->starting)
+		return false;
+	if (!j->source)
+		return true;
+	st = xmalloc(sizeof(*st));
+	if (view_get_status(j->source, st, NULL))
+		return true;
+	k = find_in(st, j->id);
+	return !k || streq(k->result, "cancelled");
 }
 
 static void go_on(struct job *j)
 {
+	if (never_began(j)) {
+		log_notice("job '%s' was about to begin when the last daemon ended", j->id);
+		clean(j);
+		job_abort_start(j);
+		return;
+	}
+	j->starting = false;
+	if (j->cancelled && j->status < JOB_ABORTING) {
+		mark_cancelled(j);
+		job_fail(j);
+		return;
+	}
 	switch (j->status) {
 	case JOB_WAITING:
-		succeed(j);
-		break;
 	case JOB_PENDING:
-		if (j->auto_finalize)
-			(void)job_finalize(j, NULL);
+		group_ready(j);
 		break;
 	case JOB_ABORTING:
 		end_aborted(j);
@@ -341,7 +476,7 @@ static void go_on(struct job *j)
 		if (j->source)
 			return; /* job_advance_view() asks the kernel */
 		set_error(j, "its device is gone");
-		abort_job(j);
+		job_fail(j);
 	}
 }
 
@@ -354,7 +489,7 @@ static void adopt_verbs(struct job *j, const struct view_job *k)
 	j->speed = (int64_t)k->speed;
 	core_unlock();
 	if (streq(k->state, "concluded") || str_has_prefix(k->result, "stopped") ||
-	    paused == (j->status == JOB_PAUSED))
+	    j->on_demand || paused == (j->status == JOB_PAUSED))
 		return;
 	core_lock();
 	j->user_paused = paused;
@@ -395,11 +530,14 @@ static char *next_source(const char *after)
 
 void job_go_on(void)
 {
-	struct job *j;
-	char *dm, *next;
+	char *dm, *next, **ids;
+	size_t n = ids_of(NULL, &ids);
 
-	list_for_each(j, &job_list, link)
-		go_on(j);
+	for (size_t i = 0; i < n; i++) {
+		if (job_find(ids[i]))
+			go_on(job_find(ids[i]));
+	}
+	free_ids(ids, n);
 	for (dm = next_source(""); dm; dm = next) {
 		adopt_view(dm);
 		job_advance_view(dm);
@@ -409,21 +547,23 @@ void job_go_on(void)
 	keep_result();
 }
 
+/* Each alone is tried once; what concludes with it, or before, is dismissed. */
 void job_quit(void)
 {
-	struct job *j;
+	char **ids;
+	size_t n = ids_of(NULL, &ids);
 
-	list_for_each(j, &job_list, link) {
-		struct err e = ERR_INIT;
+	for (unsigned pass = 0; pass < 2; pass++) {
+		for (size_t i = 0; i < n; i++) {
+			struct job *j = job_find(ids[i]);
+			struct err e = ERR_INIT;
 
-		if (j->status == JOB_CONCLUDED)
-			job_dismiss(j);
-		else if (job_cancel(j, &e))
-			log_warn("job '%s': %s", j->id, e.msg);
+			if (j && j->status == JOB_CONCLUDED)
+				job_dismiss(j);
+			else if (j && !pass && job_cancel(j, &e))
+				log_warn("job '%s': %s", j->id, e.msg);
+			err_clear(&e);
+		}
 	}
-	/* quit leaves none concluded either */
-	list_for_each(j, &job_list, link) {
-		if (j->status == JOB_CONCLUDED)
-			job_dismiss(j);
-	}
+	free_ids(ids, n);
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* The commands about jobs: job-*, block-job-*, query-jobs, query-block-jobs; their events. */
 #include <errno.h>
+#include <stdio.h>
 
 #include "ctl.h"
 #include "job.h"
@@ -45,12 +46,20 @@ static int find(struct json *args, bool block, const char *key, struct job **ret
 	if (r)
 		return r;
 	*ret = job_find(id);
-	if (*ret)
+	if (*ret && (!block || (*ret)->type->block))
 		return 0;
 	if (block)
 		return err_set_class(e, ERR_DEVICE_NOT_ACTIVE, ENOENT, "Block job '%s' not found",
 				     id);
 	return err_set(e, ENOENT, "Job not found");
+}
+
+/* To the kernel's job, if that can still be told something: one on demand may have saved all. */
+static int tell_kernel(struct job *j, const char *what, struct err *e)
+{
+	int r = view_message(j->source, j->on_demand ? NULL : e, NULL, "job %s %s", j->id, what);
+
+	return j->on_demand ? 0 : r;
 }
 
 static int do_pause(struct job *j, struct err *e)
@@ -61,7 +70,7 @@ static int do_pause(struct job *j, struct err *e)
 		return r;
 	if (j->user_paused)
 		return err_set(e, EBUSY, "Job is already paused");
-	r = view_message(j->source, e, NULL, "job %s pause", j->id);
+	r = tell_kernel(j, "pause", e);
 	if (r)
 		return r;
 	core_lock();
@@ -79,7 +88,9 @@ static int do_resume(struct job *j, struct err *e)
 		return err_set(e, EPERM, "Can't resume a job that was not paused");
 	r = check_verb(j, JOB_VERB_RESUME, e);
 	if (!r)
-		r = view_message(j->source, e, NULL, "job %s resume", j->id);
+		r = tell_kernel(j, "resume", e);
+	if (!r && j->on_demand)
+		r = tell_kernel(j, "pause", e); /* what had failed was retried; no background copy */
 	if (r)
 		return r;
 	core_lock();
@@ -167,6 +178,7 @@ static int block_cancel(struct json *args, struct json **ret, struct err *e)
 static int set_speed(struct json *args, struct json **ret, struct err *e)
 {
 	struct job *j;
+	char text[40];
 	int64_t speed;
 	int r;
 
@@ -180,7 +192,8 @@ static int set_speed(struct json *args, struct json **ret, struct err *e)
 		return r;
 	if (speed < 0)
 		return err_set(e, EINVAL, "Parameter 'speed' expects a non-negative value");
-	r = view_message(j->source, e, NULL, "job %s speed %lld", j->id, (long long)speed);
+	snprintf(text, sizeof(text), "speed %lld", (long long)speed);
+	r = tell_kernel(j, text, e);
 	if (r)
 		return r;
 	core_lock();
@@ -252,6 +265,8 @@ static void cmd_query_block_jobs(struct qmp_call *call)
 
 	core_lock();
 	list_for_each(j, &job_list, link) {
+		if (!j->type->block)
+			continue;
 		refresh(j);
 		json_append(arr,
 			    json_pack("{s:b, s:s, s:s, s:b, s:b, s:I, s:I, s:s, s:b, s:I, s:b, s:s, s:s?}",
@@ -279,7 +294,7 @@ static const struct qapi_member speed_args[] = {
 	{ 0 },
 };
 
-static const char *const type_values[] = { "backup", NULL };
+static const char *const type_values[] = { "backup", "create", NULL };
 static const char *const status_values[] = { "created", "running",   "paused",	"ready",
 					     "standby", "waiting",   "pending", "aborting",
 					     "concluded", "null",    NULL };

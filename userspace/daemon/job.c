@@ -9,6 +9,8 @@
 
 struct list job_list = LIST_INIT(job_list);
 
+const struct job_type *const job_types[] = { &backup_job, &create_job, NULL };
+
 static const char *const status_names[JOB_NR_STATUS] = {
 	[JOB_CREATED] = "created",   [JOB_RUNNING] = "running",	    [JOB_PAUSED] = "paused",
 	[JOB_READY] = "ready",	     [JOB_STANDBY] = "standby",	    [JOB_WAITING] = "waiting",
@@ -88,9 +90,36 @@ struct job *job_new(const char *id, const struct job_type *type, bool auto_final
 	j->io_status = "ok";
 	j->status = JOB_CREATED;
 	core_lock();
-	list_add_tail(&job_list, &j->link);
+	list_add_tail(job_list.next, &j->link); /* the newest first, as QEMU lists them */
 	core_unlock();
 	return j;
+}
+
+unsigned job_new_group(void)
+{
+	unsigned group = 1;
+	struct job *j;
+
+	list_for_each(j, &job_list, link) {
+		if (j->group >= group)
+			group = j->group + 1;
+	}
+	return group;
+}
+
+size_t job_members(struct job *j, struct job ***ret)
+{
+	struct job *m;
+	size_t n = 0;
+
+	*ret = NULL;
+	list_for_each(m, &job_list, link) {
+		if (m != j && (!j->group || m->group != j->group))
+			continue;
+		*ret = xreallocarray(*ret, n + 1, sizeof(**ret));
+		(*ret)[n++] = m;
+	}
+	return n;
 }
 
 void job_forget(struct job *j)
@@ -101,6 +130,16 @@ void job_forget(struct job *j)
 	free(j->id);
 	free(j->error);
 	free(j);
+}
+
+void job_abort_start(struct job *j)
+{
+	if (j->status == JOB_PAUSED)
+		job_set_status(j, JOB_RUNNING);
+	job_set_status(j, JOB_ABORTING);
+	job_set_status(j, JOB_CONCLUDED);
+	job_set_status(j, JOB_NULL);
+	job_forget(j);
 }
 
 bool job_uses_view(const struct view *v)
@@ -117,8 +156,10 @@ bool job_uses_view(const struct view *v)
 static struct json *save_one(const struct job *j)
 {
 	return json_pack(
-		"{s:s, s:s, s:s, s:b, s:b, s:b, s:b, s:b, s:s, s:I, s:I, s:I, s:s?, s:s?, s:s?, s:s?, s:s?, s:i, s:b, s:b}",
-		"id", j->id, "type", j->type->name, "status", status_names[j->status],
+		"{s:s, s:s, s:s, s:b, s:b, s:b, s:i, s:b, s:b, s:b, s:b, s:b, s:s, s:I, s:I, s:I, s:s?, s:s?, s:s?, s:s?, s:s?, s:i, s:b, s:b}",
+		"id", j->id, "type", j->type->name, "status",
+		status_names[j->starting ? JOB_RUNNING : j->status], "starting", j->starting,
+		"finalizing", j->finalizing, "on-demand", j->on_demand, "group", (int)j->group,
 		"auto-finalize", j->auto_finalize, "auto-dismiss", j->auto_dismiss, "user-paused",
 		j->user_paused, "cancelled", j->cancelled, "cleaned", j->cleaned, "io-status",
 		j->io_status, "speed", j->speed, "len", (int64_t)j->len,
@@ -135,7 +176,7 @@ struct json *job_save(void)
 	struct job *j;
 
 	list_for_each(j, &job_list, link) {
-		if (j->status != JOB_CREATED) /* not yet started: nothing to go on with */
+		if (j->status != JOB_CREATED || j->starting) /* else: nothing to go on with */
 			json_append(arr, save_one(j));
 	}
 	return arr;
@@ -186,26 +227,50 @@ static void restore_links(struct job *j, struct json *o)
 	hold_node(j, j->target_node);
 }
 
+static const struct job_type *type_named(const char *name)
+{
+	for (unsigned i = 0; job_types[i]; i++) {
+		if (streq(job_types[i]->name, name))
+			return job_types[i];
+	}
+	return NULL;
+}
+
+static void restore_flags(struct job *j, struct json *o)
+{
+	int64_t group = 0;
+
+	j->user_paused = json_bool_of(json_get(o, "user-paused"));
+	j->cancelled = json_bool_of(json_get(o, "cancelled"));
+	j->starting = json_bool_of(json_get(o, "starting"));
+	j->finalizing = json_bool_of(json_get(o, "finalizing"));
+	j->on_demand = json_bool_of(json_get(o, "on-demand"));
+	(void)json_int_of(json_get(o, "group"), &group);
+	j->group = (unsigned)group;
+}
+
 static int restore_one(struct json *o, struct err *e)
 {
-	const char *id, *status;
+	const char *id, *status, *type;
 	int64_t speed, len, offset, dest;
 	struct job *j;
 	int r;
 
 	if ((r = json_need_str(o, "id", &id, e)) || (r = json_need_str(o, "status", &status, e)) ||
+	    (r = json_need_str(o, "type", &type, e)) ||
 	    (r = json_need_int(o, "speed", &speed, e)) || (r = json_need_int(o, "len", &len, e)) ||
 	    (r = json_need_int(o, "offset", &offset, e)) ||
 	    (r = json_need_int(o, "dest", &dest, e)))
 		return r;
-	j = job_new(id, &backup_job, json_bool_of(json_get(o, "auto-finalize")),
+	if (!type_named(type))
+		return err_set(e, EINVAL, "state: job type '%s' is unknown", type);
+	j = job_new(id, type_named(type), json_bool_of(json_get(o, "auto-finalize")),
 		    json_bool_of(json_get(o, "auto-dismiss")), speed);
 	for (unsigned s = 0; s < JOB_NR_STATUS; s++) {
 		if (streq(status, status_names[s]))
 			j->status = s;
 	}
-	j->user_paused = json_bool_of(json_get(o, "user-paused"));
-	j->cancelled = json_bool_of(json_get(o, "cancelled"));
+	restore_flags(j, o);
 	j->io_status = io_status_of(json_str_of(json_get(o, "io-status")));
 	j->len = len;
 	j->offset = offset;
@@ -220,7 +285,7 @@ int job_restore(struct json *jobs, struct err *e)
 {
 	int r = 0;
 
-	for (size_t i = 0; i < json_len(jobs) && !r; i++)
+	for (size_t i = json_len(jobs); i-- > 0 && !r;)
 		r = restore_one(json_at(jobs, i), e);
 	return r;
 }

@@ -47,6 +47,7 @@ struct job;
 /* What a type of job brings. Control thread. */
 struct job_type {
 	const char *name; /* QEMU's: "backup" */
+	bool block;	  /* known to block-job-*, query-block-jobs; has BLOCK_JOB_* events */
 	/* Undoes what the start built; the kernel's job has concluded. Posts nothing. */
 	int (*clean)(struct job *j, struct err *e);
 };
@@ -60,6 +61,10 @@ struct job {
 	bool user_paused;
 	bool cancelled;
 	bool cleaned;
+	bool starting;	 /* saved, and not known to have begun: a daemon's death may undo it */
+	bool finalizing; /* told to, or all were ready: goes on after a restart */
+	bool on_demand;	 /* no background copy: only what guests' writes need (sync=none) */
+	unsigned group;	 /* of a transaction that completes as one; 0: none */
 	bool kernel_gone;  /* the kernel has nothing of it any more */
 	int64_t speed;	   /* bytes a second; 0: no limit */
 	uint64_t len, offset;
@@ -81,6 +86,11 @@ const char *job_status_name(enum job_status s);
 
 struct job *job_find(const char *id);
 
+/* A number for a new group. */
+unsigned job_new_group(void);
+/* The jobs that complete with @j, itself included, newest first. *@ret is the caller's to free. */
+size_t job_members(struct job *j, struct job ***ret);
+
 /* @id NULL: @fallback (the disk's name, may be NULL too). -EINVAL, -EEXIST with QEMU's sentences. */
 int job_check_id(const char *id, const char *fallback, const char **ret, struct err *e);
 
@@ -89,8 +99,10 @@ struct job *job_new(const char *id, const struct job_type *type, bool auto_final
 		    bool auto_dismiss, int64_t speed);
 /* The only way a state changes: checks the table, posts JOB_STATUS_CHANGE. */
 void job_set_status(struct job *j, enum job_status status);
-/* A start that failed: the job is gone as if it had never been. */
+/* Frees it: it is in `null`, or never was announced. */
 void job_forget(struct job *j);
+/* Ends a job that was announced and has not begun, as QEMU does when its transaction fails. */
+void job_abort_start(struct job *j);
 
 bool job_uses_view(const struct view *v);
 
@@ -111,13 +123,19 @@ void job_kernel_news(struct view *v);
 bool job_wait_kernel(struct view *v, const char *id);
 /* Looks at what the kernel says of all jobs of @dm and goes on with them. */
 void job_advance_view(const char *dm);
+/* It, and what completes with it. */
 int job_finalize(struct job *j, struct err *e);
+/* What it was to do is done: it waits for those that complete with it, then all go on. */
+void job_succeed(struct job *j);
+/* With @j->error set, or cancelled: it ends, and so does what completes with it. */
+void job_fail(struct job *j);
 void job_dismiss(struct job *j);
 /* Cancels a job in any state before concluded and sees it to its end. */
 int job_cancel(struct job *j, struct err *e);
 
-extern const struct job_type backup_job;
-extern const struct qmp_command job_commands[], backup_commands[];
+extern const struct job_type backup_job, create_job;
+extern const struct job_type *const job_types[]; /* NULL ends it */
+extern const struct qmp_command job_commands[], backup_commands[], drive_backup_commands[];
 extern const struct qmp_event_def job_events[];
 
 #endif

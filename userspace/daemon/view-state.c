@@ -10,10 +10,14 @@
  *  - a device that was left suspended goes on; one without a table never was.
  */
 #include <errno.h>
+#include <time.h>
 
+#include "../lib/ev.h"
 #include "../lib/log.h"
 #include "ctl.h"
 #include "view.h"
+
+#define GUARD_WAIT_MS 2000
 
 static struct json *save_layers(const struct view *v)
 {
@@ -135,6 +139,24 @@ static int reconcile(struct view *v, struct node **top, struct err *e)
 	return 0;
 }
 
+/*
+ * The former daemon's guard (guard.h) has not come to it yet, and may have to undo something
+ * first. Without one we do it ourselves.
+ */
+static bool resumed_by_guard(const struct view *v)
+{
+	struct timespec nap = { 0, 10000000 };
+	uint64_t until = ev_now_ms() + GUARD_WAIT_MS;
+	struct dm_dev_info info;
+
+	do {
+		nanosleep(&nap, NULL);
+		if (dm_get_info(v->dm, &info, NULL))
+			return false;
+	} while (info.suspended && ev_now_ms() < until);
+	return !info.suspended;
+}
+
 static int adopt_device(struct view *v, struct node **top, struct err *e)
 {
 	struct dm_dev_info info;
@@ -151,7 +173,7 @@ static int adopt_device(struct view *v, struct node **top, struct err *e)
 		(void)dm_remove(v->dm, NULL);
 		return err_set(e, ENXIO, "the device was not complete");
 	}
-	if (info.suspended)
+	if (info.suspended && !resumed_by_guard(v))
 		r = view_resume(v, e);
 	if (!r)
 		r = reconcile(v, top, e);

@@ -40,7 +40,7 @@ struct view *view_of_top(const struct node *n)
 	struct view *v;
 
 	list_for_each(v, &view_list, link) {
-		if (v->top == n)
+		if (v->top == n || (n && v->next_top == n))
 			return v;
 	}
 	return NULL;
@@ -270,31 +270,34 @@ int view_reload(struct view *v, struct err *e)
 	return r;
 }
 
-static int wait_committed(struct view *v)
+void view_settle(struct view *v)
 {
 	_cleanup_free_ struct view_status *st = xmalloc(sizeof(*st));
 	uint64_t until = ev_now_ms() + COMMIT_WAIT_MS;
 	struct timespec nap = { 0, 1000000 };
 
-	if (view_message(v, NULL, NULL, "commit"))
-		return 0;
+	if (v->active == VIEW_NONE || view_message(v, NULL, NULL, "commit"))
+		return;
 	while (!view_get_status(v, st, NULL) && st->unrecorded > 64 && ev_now_ms() < until)
 		nanosleep(&nap, NULL);
-	return 0;
 }
 
-/* The commit comes first, so that little is left for the time in which the guest waits. */
-int view_suspend(struct view *v, struct err *e)
+int view_suspend_now(struct view *v, struct err *e)
 {
 	int r;
 
-	if (v->active != VIEW_NONE)
-		(void)wait_committed(v);
 	guard_hold(v->dm);
 	r = dm_suspend(v->dm, true, e);
 	if (r)
 		guard_release(v->dm);
 	return r;
+}
+
+/* The commit comes first, so that little is left for the time in which the guest waits. */
+int view_suspend(struct view *v, struct err *e)
+{
+	view_settle(v);
+	return view_suspend_now(v, e);
 }
 
 int view_resume(struct view *v, struct err *e)

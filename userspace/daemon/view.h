@@ -70,6 +70,7 @@ struct view {
 	bool adopted; /* from an earlier daemon, which may have left clusters allocated */
 	bool stale;   /* its live table has a layer that we do not know */
 	struct node *top;
+	struct node *next_top; /* the overlay that the transaction under way makes its top */
 	uint64_t sectors;
 	uint32_t block; /* sectors */
 	unsigned jobs;	/* that copy from it */
@@ -107,7 +108,7 @@ extern struct list view_list;
 
 /* By name of its device; NULL if there is none. */
 struct view *view_find(const char *dm);
-/* The view whose chain's top is @n; NULL. */
+/* The view whose chain's top is @n, or is about to be; NULL. */
 struct view *view_of_top(const struct node *n);
 
 /*
@@ -137,7 +138,12 @@ int view_drop_layer(struct view *v, int id, struct err *e);
 /* Tells the kernel how @id is written, with its tables and a first grant. */
 int view_prepare_active(struct view *v, int id, struct err *e);
 
-/* Suspends with little left to commit; resumes. */
+/*
+ * Suspends with little left to commit; resumes. Where several are held together each is
+ * settled first, so that none is held while another one commits.
+ */
+void view_settle(struct view *v);
+int view_suspend_now(struct view *v, struct err *e);
 int view_suspend(struct view *v, struct err *e);
 int view_resume(struct view *v, struct err *e);
 

@@ -8,6 +8,7 @@
 #include "lib/util.h"
 #include "qcow2/qcow2.h"
 #include "tool/disk.h"
+#include "tool/dry-run.h"
 #include "tool/wait.h"
 
 struct backup {
@@ -17,7 +18,7 @@ struct backup {
 	const char *format;
 	const char *job_id;
 	uint64_t speed;
-	bool existing, create, no_wait, force;
+	bool existing, create, no_wait, force, dry;
 	bool is_device;
 	bool created; /* the target file is of our making */
 	char *job, *node;
@@ -177,6 +178,15 @@ static int backup(struct tool *t, struct backup *b, const char *name, struct err
 		r = look_at_target(b, e);
 	if (r)
 		return r;
+	if (b->dry) {
+		struct dry_run p = { .what = "backup", .target = b->target, .format = b->format };
+
+		if (t->json)
+			tool_print_json(dry_run_json(&b->disk, &p));
+		else
+			dry_run_print(&b->disk, &p);
+		return 0;
+	}
 	b->job = b->job_id ? xstrdup(b->job_id) : make_id("backup-", b->disk.name, 63);
 	b->node = make_id("target-", b->job, 31);
 	r = start(t, b, e);
@@ -198,6 +208,7 @@ int cmd_backup(struct tool *t, int argc, char **argv, struct err *e)
 		{ "existing", no_argument, NULL, 'e' },
 		{ "force", no_argument, NULL, 'F' },
 		{ "no-wait", no_argument, NULL, 'w' },
+		{ "dry-run", no_argument, NULL, 'D' },
 		TOOL_OPTIONS,
 	};
 	_cleanup_(backup_done) struct backup b = { .format = "qcow2" };
@@ -217,6 +228,7 @@ int cmd_backup(struct tool *t, int argc, char **argv, struct err *e)
 		b.existing |= c == 'e';
 		b.force |= c == 'F';
 		b.no_wait |= c == 'w';
+		b.dry |= c == 'D';
 	}
 	tool_need_args(t, argc, 2, 2);
 	if (!streq(b.format, "qcow2") && !streq(b.format, "raw"))

@@ -18,9 +18,13 @@ static const struct tool_cmd commands[] = {
 	{ "list", cmd_list, "", "Show the disks", NULL },
 	{ "chain", cmd_chain, "[NAME]", "Show the images under a disk (all disks), with sizes",
 	  NULL },
-	{ "snapshot", cmd_snapshot, "[OPTION]... NAME FILE",
+	{ "snapshot", cmd_snapshot, "[OPTION]... NAME FILE | --all [OPTION]... FOLDER",
 	  "Take a live snapshot: FILE is created and takes all writes from now on",
-	  "  -n, --node-name N   name of the new node (default: made up)\n" },
+	  "  -n, --node-name N   name of the new node (default: made up)\n"
+	  "  -a, --all           of every disk that is written to, at one point in time: in FOLDER\n"
+	  "                      NAME-SUFFIX.qcow2 is created for each; all are taken, or none\n"
+	  "      --suffix TEXT   (default: the time)\n"
+	  "      --dry-run       say what would be done: chains and tables before and after\n" },
 	{ "backup", cmd_backup, "[OPTION]... NAME TARGET",
 	  "Copy a disk as it is now to TARGET, while it is used",
 	  "  -f, --format F      of TARGET: qcow2 (default) or raw\n"
@@ -30,6 +34,7 @@ static const struct tool_cmd commands[] = {
 	  "      --speed BYTES   at most so many a second (suffixes k, M, G)\n"
 	  "      --job-id ID     (default: backup-NAME)\n"
 	  "      --no-wait       return when the job has started\n"
+	  "      --dry-run       say what would be done: chain and tables before and after\n"
 	  "\nWaiting, Ctrl-C cancels the job; once more leaves it to the daemon.\n" },
 	{ "jobs", cmd_jobs, "", "Show the block jobs", NULL },
 	{ "job", cmd_job, "VERB JOB [VALUE]",
