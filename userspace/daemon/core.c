@@ -33,6 +33,9 @@ void core_register(void)
 	qmp_register(snapshot_commands);
 	qmp_register(job_commands);
 	qmp_register(backup_commands);
+	qmp_register(stream_commands);
+	qmp_register(commit_commands);
+	qmp_register(mirror_commands);
 	qmp_register(drive_backup_commands);
 	qmp_register(transaction_commands);
 	qmp_register_events(blockdev_events);

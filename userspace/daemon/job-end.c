@@ -5,7 +5,8 @@
  *   kernel concluded ok       waiting, pending, [finalize] COMPLETED, concluded, [dismiss] null
  *   kernel concluded, error   [BLOCK_JOB_ERROR report] aborting, COMPLETED + error, concluded, null
  *   cancelled                 aborting, CANCELLED, concluded, null
- *   kernel stopped            BLOCK_JOB_ERROR stop, paused until job-resume
+ *   kernel stopped            BLOCK_JOB_ERROR stop, paused until job-resume; or what the policy says
+ *   kernel ready              ready, BLOCK_JOB_READY; then as the client says: job-ready.c
  */
 #include <errno.h>
 #include <stdio.h>
@@ -18,6 +19,7 @@
 #include "state.h"
 
 #define KERNEL_WAIT_MS 30000
+#define IGNORE_MS      900
 
 static struct view_job *find_in(struct view_status *st, const char *id)
 {
@@ -111,8 +113,29 @@ static void keep_result(void)
 		log_error("%s", e.msg);
 }
 
+static void end_aborted(struct job *j);
+
+/* Its result did not come to count: as QEMU's `prepare` that fails. */
+static void unfinished(struct job *j, const struct err *e)
+{
+	log_error("job '%s': %s", j->id, e->msg);
+	set_error(j, e->msg);
+	job_set_status(j, JOB_ABORTING);
+	keep_result();
+	end_aborted(j);
+}
+
 static void complete(struct job *j)
 {
+	struct err e = ERR_INIT;
+
+	if (j->type->finish && !j->soft_cancel && !j->finished && j->type->finish(j, &e)) {
+		unfinished(j, &e);
+		return;
+	}
+	j->finished = true;
+	if (j->type->finish)
+		keep_result();
 	clean(j);
 	if (j->type->block)
 		event_post("BLOCK_JOB_COMPLETED", block_job_data(j));
@@ -172,12 +195,12 @@ void job_succeed(struct job *j)
 
 static void leave_pause(struct job *j)
 {
-	if (j->status != JOB_PAUSED)
+	if (j->status != JOB_PAUSED && j->status != JOB_STANDBY)
 		return;
 	core_lock();
 	j->user_paused = false;
 	core_unlock();
-	job_set_status(j, JOB_RUNNING);
+	job_set_status(j, j->status == JOB_STANDBY ? JOB_READY : JOB_RUNNING);
 }
 
 static void end_aborted(struct job *j)
@@ -195,7 +218,8 @@ static int stop_kernel(struct job *j, struct err *e)
 	_cleanup_free_ struct view_status *st = NULL;
 	int r;
 
-	if (j->kernel_gone || !j->source || j->status >= JOB_WAITING)
+	if (j->kernel_gone || j->cleaned || !j->source ||
+	    (j->status >= JOB_WAITING && !j->type->completable))
 		return 0;
 	r = view_message(j->source, e, NULL, "job %s cancel", j->id);
 	if (r)
@@ -282,19 +306,103 @@ static void fail(struct job *j, const struct view_job *k)
 	job_fail(j);
 }
 
-static void stopped(struct job *j, const struct view_job *k)
+static void stop_for_error(struct job *j, const char *side, int code)
 {
-	char side[8];
-	int code = parse_result(k->result, side);
-
-	if (j->status == JOB_PAUSED)
-		return;
 	post_error(j, side, "stop");
 	core_lock();
 	j->user_paused = true;
 	j->io_status = code == ENOSPC ? "nospace" : "failed";
 	core_unlock();
-	job_set_status(j, JOB_PAUSED);
+	job_set_status(j, j->status == JOB_READY ? JOB_STANDBY : JOB_PAUSED);
+}
+
+/* What has failed is tried again, but not at once. */
+static void ignore_error(struct job *j, const char *side)
+{
+	if (!j->ignored_at) {
+		post_error(j, side, "ignore");
+		j->ignored_at = ev_now_ms();
+	} else if (ev_now_ms() >= j->ignored_at + IGNORE_MS) {
+		j->ignored_at = 0;
+		(void)view_message(j->source, NULL, NULL, "job %s resume", j->id);
+	}
+}
+
+static void report_stopped(struct job *j, const struct view_job *k)
+{
+	struct err e = ERR_INIT;
+
+	if (stop_kernel(j, &e))
+		log_warn("%s", e.msg);
+	fail(j, k);
+}
+
+/* The kernel waits; its policy is `report` or `stop`, what ours is more, is here. */
+static void stopped(struct job *j, const struct view_job *k)
+{
+	char side[8];
+	int code = parse_result(k->result, side);
+	enum job_policy policy = j->policy[streq(side, "write") ? JOB_WRITE : JOB_READ];
+
+	if (j->status == JOB_PAUSED || j->status == JOB_STANDBY)
+		return;
+	if (policy == JOB_IGNORE)
+		ignore_error(j, side);
+	else if (policy == JOB_ENOSPC && code != ENOSPC)
+		report_stopped(j, k);
+	else
+		stop_for_error(j, side, code);
+}
+
+static void become_ready(struct job *j)
+{
+	job_set_status(j, JOB_READY);
+	event_post("BLOCK_JOB_READY", block_job_data(j));
+}
+
+/* In ready: goes on once somebody has said how it shall end. */
+static void end_ready(struct job *j)
+{
+	struct err e = ERR_INIT;
+	int r = 0;
+
+	/* Until finish(), which may be later, the target is kept equal. */
+	if (j->soft_cancel)
+		r = job_catch_up(j, false, &e);
+	if (r == -EAGAIN) /* again, when the service looks next */
+		return;
+	if (!r) {
+		job_succeed(j);
+		return;
+	}
+	set_error(j, e.msg);
+	(void)stop_kernel(j, NULL);
+	job_fail(j);
+}
+
+static void go_on_copying(struct job *j, const struct view_job *k)
+{
+	bool ready = streq(k->state, "ready") || streq(k->state, "standby");
+
+	if (str_has_prefix(k->result, "stopped"))
+		stopped(j, k);
+	else if (ready && j->status == JOB_RUNNING)
+		become_ready(j);
+	if (ready && j->status == JOB_READY && j->should_complete)
+		end_ready(j);
+}
+
+/*
+ * The last daemon died while a disk was to be switched: its guard let the old chain go on, and the
+ * kernel's job has ended. The target is the disk as it was then.
+ */
+static bool lost_switch(struct job *j)
+{
+	if (!j->type->completable || j->soft_cancel)
+		return false;
+	set_error(j, "the daemon ended while it was about to switch the disk, which goes on as before");
+	job_fail(j);
+	return true;
 }
 
 static void advance(struct job *j, struct view_status *st)
@@ -310,15 +418,15 @@ static void advance(struct job *j, struct view_status *st)
 	}
 	take_progress(j, k);
 	if (!streq(k->state, "concluded")) {
-		if (str_has_prefix(k->result, "stopped"))
-			stopped(j, k);
+		go_on_copying(j, k);
 		return;
 	}
 	if (streq(k->result, "ok") && j->on_demand)
 		return; /* all is saved; QEMU's goes on until it is cancelled */
 	if (streq(k->result, "ok")) {
 		leave_pause(j);
-		job_succeed(j);
+		if (!lost_switch(j))
+			job_succeed(j);
 	} else if (streq(k->result, "cancelled")) {
 		core_lock();
 		j->cancelled = true;
@@ -398,8 +506,11 @@ static bool is_news(const struct view_job *k)
 		return false;
 	if (j->on_demand && streq(k->result, "ok"))
 		return false;
+	if (streq(k->state, "ready"))
+		return j->status == JOB_RUNNING || (j->status == JOB_READY && j->should_complete);
 	return streq(k->state, "concluded") ||
-	       (str_has_prefix(k->result, "stopped") && j->status != JOB_PAUSED);
+	       (str_has_prefix(k->result, "stopped") && j->status != JOB_PAUSED &&
+		j->status != JOB_STANDBY);
 }
 
 void job_kernel_news(struct view *v)
@@ -483,19 +594,21 @@ static void go_on(struct job *j)
 /* pause, resume, set-speed: the daemon died between the kernel's answer and the file. */
 static void adopt_verbs(struct job *j, const struct view_job *k)
 {
-	bool paused = streq(k->state, "paused");
+	bool ready = j->status == JOB_READY || j->status == JOB_STANDBY;
+	bool paused = streq(k->state, ready ? "standby" : "paused");
+	enum job_status held = ready ? JOB_STANDBY : JOB_PAUSED;
 
 	core_lock();
 	j->speed = (int64_t)k->speed;
 	core_unlock();
 	if (streq(k->state, "concluded") || str_has_prefix(k->result, "stopped") ||
-	    j->on_demand || paused == (j->status == JOB_PAUSED))
+	    j->on_demand || paused == (j->status == held))
 		return;
 	core_lock();
 	j->user_paused = paused;
 	j->io_status = "ok";
 	core_unlock();
-	job_set_status(j, paused ? JOB_PAUSED : JOB_RUNNING);
+	job_set_status(j, paused ? held : ready ? JOB_READY : JOB_RUNNING);
 }
 
 static void adopt_view(const char *dm)
@@ -509,7 +622,7 @@ static void adopt_view(const char *dm)
 	list_for_each(j, &job_list, link) {
 		struct view_job *k = j->source == v ? find_in(st, j->id) : NULL;
 
-		if (k && (j->status == JOB_RUNNING || j->status == JOB_PAUSED))
+		if (k && j->status >= JOB_RUNNING && j->status <= JOB_STANDBY)
 			adopt_verbs(j, k);
 	}
 }

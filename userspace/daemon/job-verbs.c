@@ -76,7 +76,7 @@ static int do_pause(struct job *j, struct err *e)
 	core_lock();
 	j->user_paused = true;
 	core_unlock();
-	job_set_status(j, JOB_PAUSED);
+	job_set_status(j, j->status == JOB_READY ? JOB_STANDBY : JOB_PAUSED);
 	return state_save(e);
 }
 
@@ -97,7 +97,7 @@ static int do_resume(struct job *j, struct err *e)
 	j->user_paused = false;
 	j->io_status = "ok";
 	core_unlock();
-	job_set_status(j, JOB_RUNNING);
+	job_set_status(j, j->status == JOB_STANDBY ? JOB_READY : JOB_RUNNING);
 	return state_save(e);
 }
 
@@ -129,12 +129,23 @@ static int do_dismiss(struct job *j, struct err *e)
 	return state_save(e);
 }
 
-/* No type of this version can be completed: none gets ready. */
+/* The answer comes first, as in QEMU: the service's next look at the job ends it (job-end.c). */
+static int end_soon(struct job *j, bool soft_cancel, struct err *e)
+{
+	core_lock();
+	j->soft_cancel = soft_cancel;
+	j->should_complete = true;
+	core_unlock();
+	return state_save(e);
+}
+
 static int do_complete(struct job *j, struct err *e)
 {
 	int r = check_verb(j, JOB_VERB_COMPLETE, e);
 
-	return r ? r : err_set(e, EPERM, "The active block job '%s' cannot be completed", j->id);
+	if (!r && (!j->type->completable || j->soft_cancel))
+		r = err_set(e, EPERM, "The active block job '%s' cannot be completed", j->id);
+	return r ? r : end_soon(j, false, e);
 }
 
 #define VERB(fn, block, key)                                                        \
@@ -172,6 +183,8 @@ static int block_cancel(struct json *args, struct json **ret, struct err *e)
 		return r;
 	if (j->user_paused && !force)
 		return err_set(e, EBUSY, "The block job for device '%s' is currently paused", j->id);
+	if (!force && j->type->completable && j->status == JOB_READY)
+		return end_soon(j, true, e);
 	return do_cancel(j, e);
 }
 
@@ -274,8 +287,8 @@ static void cmd_query_block_jobs(struct qmp_call *call)
 				      "device", j->id, "auto-dismiss", j->auto_dismiss, "busy",
 				      j->status == JOB_RUNNING, "len", (int64_t)j->len, "offset",
 				      (int64_t)j->offset, "status", job_status_name(j->status),
-				      "paused", j->status == JOB_PAUSED, "speed", j->speed, "ready",
-				      0, "type", j->type->name, "error", j->error));
+				      "paused", j->status == JOB_PAUSED || j->status == JOB_STANDBY, "speed", j->speed, "ready",
+				      j->status == JOB_READY || j->status == JOB_STANDBY, "type", j->type->name, "error", j->error));
 	}
 	core_unlock();
 	ctl_answer(call, arr);
@@ -294,7 +307,7 @@ static const struct qapi_member speed_args[] = {
 	{ 0 },
 };
 
-static const char *const type_values[] = { "backup", "create", NULL };
+static const char *const type_values[] = { "backup", "commit", "create", "mirror", "stream", NULL };
 static const char *const status_values[] = { "created", "running",   "paused",	"ready",
 					     "standby", "waiting",   "pending", "aborting",
 					     "concluded", "null",    NULL };
@@ -389,5 +402,6 @@ static const struct qapi_member error_data[] = {
 const struct qmp_event_def job_events[] = {
 	{ "JOB_STATUS_CHANGE", status_data },	{ "BLOCK_JOB_COMPLETED", end_data },
 	{ "BLOCK_JOB_CANCELLED", cancelled_data }, { "BLOCK_JOB_PENDING", pending_data },
-	{ "BLOCK_JOB_ERROR", error_data },	{ 0 },
+	{ "BLOCK_JOB_ERROR", error_data },	{ "BLOCK_JOB_READY", cancelled_data },
+	{ 0 },
 };

@@ -3,7 +3,8 @@
  * Block jobs: QEMU's states, verbs and events over the kernel's primitives.
  *
  *   created -> running <-> paused
- *   running -> waiting -> pending -> concluded -> null
+ *   running -> ready <-> standby		 mirror, commit of the active image
+ *   running, ready -> waiting -> pending -> concluded -> null
  *   any before concluded -> aborting -> concluded
  *
  * (Full tables: job.c; meaning: Documentation/design/jobs.rst.) The kernel does the copying and knows
@@ -48,9 +49,20 @@ struct job;
 struct job_type {
 	const char *name; /* QEMU's: "backup" */
 	bool block;	  /* known to block-job-*, query-block-jobs; has BLOCK_JOB_* events */
+	const char *kind; /* where one name has several: how the state folder calls it; or NULL */
+	bool completable; /* gets ready, then waits for complete or cancel */
 	/* Undoes what the start built; the kernel's job has concluded. Posts nothing. */
 	int (*clean)(struct job *j, struct err *e);
+	/*
+	 * What makes the result count: backing pointers, the switch of a disk. Before clean(); may be
+	 * NULL. Repeatable: a daemon that dies in it is followed by one that calls it again.
+	 */
+	int (*finish)(struct job *j, struct err *e);
 };
+
+/* What an error on one side of a job does. */
+enum job_policy { JOB_REPORT, JOB_IGNORE, JOB_ENOSPC, JOB_STOP };
+enum job_side { JOB_READ, JOB_WRITE, JOB_NR_SIDES };
 
 struct job {
 	struct list link;
@@ -76,6 +88,20 @@ struct job {
 	struct node *source_node, *target_node;
 	int dest; /* layer in @source */
 	bool source_internal; /* @source was made for this job */
+
+	bool held;	     /* job_hold() was called */
+	struct node **chain; /* more images that it holds: job_hold_node() */
+	unsigned nr_chain;
+	struct view *disk;   /* whose chain it changes; may be @source; NULL: no disk has it */
+	char *backing_file;  /* what a header shall say in place of the base's path; or NULL */
+	char *base;	     /* name of the node with which the chain goes on; NULL: none */
+	char *top;	     /* commit: name of the topmost image that is committed */
+	enum job_policy policy[JOB_NR_SIDES];
+	uint64_t ignored_at;  /* ev_now_ms() when an error was ignored; 0: none waits */
+	bool should_complete; /* asked for, by complete or ... */
+	bool soft_cancel;     /* ... by a cancel in ready, which ends it without finish() */
+	unsigned tries;	      /* to complete it */
+	bool finished;	      /* finish() has done its work */
 };
 
 #define LIVECHAIN_JOB_ID_MAX 63 /* bytes: the kernel's limit for a name */
@@ -106,6 +132,9 @@ void job_abort_start(struct job *j);
 
 bool job_uses_view(const struct view *v);
 
+/* One more image that is the job's until job_release(). */
+void job_hold_node(struct job *j, struct node *n);
+
 struct json *job_save(void);
 int job_restore(struct json *jobs, struct err *e);
 void job_drop_leftovers(void);
@@ -133,9 +162,17 @@ void job_dismiss(struct job *j);
 /* Cancels a job in any state before concluded and sees it to its end. */
 int job_cancel(struct job *j, struct err *e);
 
-extern const struct job_type backup_job, create_job;
+/*
+ * For a ready job: what is left is copied and the kernel's job concluded while the disk stands
+ * still. On success it is suspended still if @hold. -EAGAIN: not within the bound; all as before.
+ */
+int job_catch_up(struct job *j, bool hold, struct err *e);
+
+extern const struct job_type backup_job, create_job, stream_job, commit_job, active_commit_job,
+	mirror_job;
 extern const struct job_type *const job_types[]; /* NULL ends it */
-extern const struct qmp_command job_commands[], backup_commands[], drive_backup_commands[];
+extern const struct qmp_command job_commands[], backup_commands[], drive_backup_commands[],
+	stream_commands[], commit_commands[], mirror_commands[];
 extern const struct qmp_event_def job_events[];
 
 #endif

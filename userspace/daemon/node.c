@@ -2,6 +2,7 @@
 /* The registry of nodes: names, references, the end of a node. */
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 #include "ctl.h"
@@ -51,7 +52,9 @@ struct node *node_new(enum node_driver driver, const char *name)
 
 	n->driver = driver;
 	n->fd = -1;
+	n->ro_fd = -1;
 	n->loop = (struct loop_dev)LOOP_DEV_INIT;
+	n->ro_loop = (struct loop_dev)LOOP_DEV_INIT;
 	list_init(&n->link);
 	if (name)
 		snprintf(n->name, sizeof(n->name), "%s", name);
@@ -87,8 +90,9 @@ static void node_free(struct node *n)
 	qcow2_close(n->img);
 	qio_free(n->qio);
 	loop_detach(&n->loop);
-	if (n->fd >= 0)
-		close(n->fd);
+	loop_detach(&n->ro_loop);
+	closep(&n->fd);
+	closep(&n->ro_fd);
 	free(n->filename);
 	free(n->backing_name);
 	free(n);
@@ -127,6 +131,38 @@ void node_set_backing(struct node *n, struct node *backing)
 		old->parents--;
 	core_unlock();
 	node_put(old);
+}
+
+bool node_chain_has(const struct node *top, const struct node *n)
+{
+	while (top && top != n)
+		top = top->backing;
+	return top;
+}
+
+struct node *node_find_backing(struct node *top, const char *file)
+{
+	for (struct node *n = top; n->backing; n = n->backing) {
+		_cleanup_free_ char *dir = path_dir(n->file->filename);
+		_cleanup_free_ char *path = path_join(dir, file);
+		_cleanup_free_ char *real = realpath(path, NULL);
+
+		if (streq(file, n->backing->file->filename) ||
+		    (n->backing_name && streq(file, n->backing_name)) ||
+		    (real && streq(real, n->backing->file->filename)))
+			return n->backing;
+	}
+	return NULL;
+}
+
+bool node_is_file(const struct node *n, const char *file)
+{
+	_cleanup_free_ char *dir = path_dir(n->file->filename);
+	_cleanup_free_ char *path = path_join(dir, file);
+	_cleanup_free_ char *there = realpath(path, NULL), *here = realpath(file, NULL);
+
+	return (there && streq(there, n->file->filename)) ||
+	       (here && streq(here, n->file->filename));
 }
 
 static const struct node *parent_of(const struct node *n)

@@ -64,6 +64,26 @@ struct view_layer *view_layer_of(struct view *v, const struct node *n)
 	return NULL;
 }
 
+bool view_has_node(const struct view *v, const struct node *n)
+{
+	for (const struct node *m = v->top; m; m = m->backing) {
+		if (m == n)
+			return true;
+	}
+	return false;
+}
+
+struct view *view_of_chain(const struct node *n)
+{
+	struct view *v;
+
+	list_for_each(v, &view_list, link) {
+		if (!v->internal && view_has_node(v, n))
+			return v;
+	}
+	return NULL;
+}
+
 int view_message(struct view *v, struct err *e, char **reply, const char *fmt, ...)
 {
 	_cleanup_strbuf_ struct strbuf text = STRBUF_INIT;
@@ -249,7 +269,7 @@ static int make_table(const struct view *v, struct dm_table *t, struct err *e)
 	return r ? err_set(e, -r, "Can't make a table for '%s'", v->dm) : 0;
 }
 
-int view_reload(struct view *v, struct err *e)
+int view_load_table(struct view *v, struct err *e)
 {
 	struct dm_table t = { 0 };
 	int r;
@@ -258,6 +278,13 @@ int view_reload(struct view *v, struct err *e)
 	if (!r)
 		r = dm_load(v->dm, &t, !v->writable, e);
 	dm_table_done(&t);
+	return r;
+}
+
+int view_reload(struct view *v, struct err *e)
+{
+	int r = view_load_table(v, e);
+
 	if (r)
 		return r;
 	r = view_suspend(v, e);
@@ -482,7 +509,7 @@ void view_link(struct view *v, struct node *top)
 }
 
 /* The loop frees it, once its service is idle: view_reap(). */
-static void unlink_view(struct view *v)
+void view_unlink(struct view *v)
 {
 	struct node *top = v->top;
 
@@ -622,12 +649,12 @@ int view_stop(struct view *v, struct err *e)
 	guard_release(v->dm);
 	if (v->active != VIEW_NONE && view_recover(v, v->top, &leaks))
 		log_warn("'%s': %s", v->dm, leaks.msg);
-	unlink_view(v);
+	view_unlink(v);
 	return 0;
 }
 
 void view_abandon(struct view *v)
 {
 	mark_dead(v, true);
-	unlink_view(v);
+	view_unlink(v);
 }

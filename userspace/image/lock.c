@@ -143,3 +143,29 @@ void image_unlock(int fd, struct image_lock *l)
 	drop_bytes(fd, SHARED_BASE, l->unshared);
 	*l = (struct image_lock){ 0, 0 };
 }
+
+int image_lock_move(int from_fd, struct image_lock *from, int to_fd, const char *path,
+		    struct image_lock want, struct image_lock *ret, struct err *e)
+{
+	struct image_lock back = *from, none = { 0, 0 };
+	int r;
+
+	r = take_bytes(to_fd, path, PERM_BASE, 0, want.perm, e);
+	if (!r)
+		r = take_bytes(to_fd, path, SHARED_BASE, 0, want.unshared, e);
+	if (!r) {
+		image_unlock(from_fd, from);
+		r = image_lock_test(to_fd, path, want.perm, want.unshared, e);
+	}
+	if (!r) {
+		*ret = want;
+		return 0;
+	}
+	/* Others were kept out by the new ones so far. */
+	if (!from->perm && !take_bytes(from_fd, path, PERM_BASE, 0, back.perm, NULL) &&
+	    !take_bytes(from_fd, path, SHARED_BASE, 0, back.unshared, NULL))
+		*from = back;
+	none = want;
+	image_unlock(to_fd, &none);
+	return r;
+}
