@@ -126,6 +126,28 @@ static int catch_up(struct job *j, struct err *e)
 	return r;
 }
 
+/* After a restart it may have ended with the disk as it was. */
+static int check_ready(struct job *j, struct err *e)
+{
+	_cleanup_free_ struct view_status *st = xmalloc(sizeof(*st));
+	const struct view_job *k;
+	int r;
+
+	if (!j->source || !j->target)
+		return err_set(e, ENXIO, "its devices are gone");
+	r = view_get_status(j->source, st, e);
+	if (r)
+		return r;
+	k = find_in(st, j->id);
+	if (!k)
+		return err_set(e, ENOENT, "the kernel has lost the job");
+	if (!streq(k->state, "concluded"))
+		return 0;
+	r = concluded(j, k, e);
+	return r ? r : err_set(e, EINTR,
+			       "the daemon ended while it switched the disk, which goes on as before");
+}
+
 int job_become_target(struct job *j, struct err *e)
 {
 	struct err late = ERR_INIT;
@@ -133,9 +155,17 @@ int job_become_target(struct job *j, struct err *e)
 	uint64_t t0;
 	int r;
 
-	if (j->disk && j->disk->top == j->target_node)
-		return 0; /* done by a daemon that did not come to say so */
-	r = catch_up(j, e);
+	if (j->target && !j->target->internal) { /* done by a daemon that did not come to say so */
+		core_lock();
+		j->source = j->disk = j->target = NULL;
+		j->dest = -1;
+		j->kernel_gone = true;
+		core_unlock();
+		return 0;
+	}
+	r = check_ready(j, e);
+	if (!r)
+		r = catch_up(j, e);
 	if (r || !j->disk)
 		return r;
 	t0 = ev_now_ms();

@@ -84,7 +84,7 @@ static struct view *view_named(struct json *o, const char *key)
 		if (s && streq(v->kname, s))
 			return v;
 	}
-	return NULL;
+	return s ? view_find(s) : NULL; /* as it was saved before views had to be told apart */
 }
 
 static struct node *node_named(struct json *o, const char *key)

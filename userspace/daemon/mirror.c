@@ -54,14 +54,18 @@ static int check_busy(const struct node *n, struct err *e)
 static int check_replaces(const struct mirror_args *a, struct err *e)
 {
 	struct node *n = a->replaces ? node_find(a->replaces) : NULL;
+	int r;
 
 	if (!a->replaces)
 		return 0;
 	if (!n)
 		return err_set(e, ENOENT, "Failed to find node with node-name='%s'", a->replaces);
-	if (n != a->source)
-		return err_set(e, EPERM, "Only top most non filter can be replaced");
-	return 0;
+	if (n == a->source)
+		return 0;
+	r = node_check_free(n, e);
+	return r ? r : err_set(e, EPERM,
+			       "Cannot replace '%s' by a node mirrored from '%s', because it cannot be guaranteed that doing so would not lead to an abrupt change of visible data",
+			       n->name, a->source->name);
 }
 
 static int find_source(struct mirror_args *a, struct err *e)
@@ -314,6 +318,29 @@ static int open_target(struct mirror_args *a, enum node_driver driver, bool crea
 	return r;
 }
 
+static int check_names(const struct mirror_args *a, struct err *e)
+{
+	if (a->replaces && !a->node_name)
+		return err_set(e, EINVAL,
+			       "a node-name must be provided when replacing a named node of the graph");
+	return a->node_name ? node_check_name(a->node_name, e) : 0;
+}
+
+/* Before anything is created: what exists must be there, a name free, the kernel's module loaded. */
+static int check_drive(struct json *args, struct mirror_args *a, enum node_driver *driver,
+		       struct err *e)
+{
+	int r;
+
+	if ((r = check_granularity(a, e)) || (r = format_of(a, driver, e)) ||
+	    (r = check_names(a, e)))
+		return r;
+	if (streq(a->mode, "existing") && access(a->target, F_OK))
+		return err_set(e, errno, "Could not open '%s': %s", a->target, strerror(errno));
+	r = check_arguments(a, e);
+	return r ? r : job_args_check(args, &a->job, e);
+}
+
 static int drive_mirror(struct json *args, struct json **ret, struct err *e)
 {
 	enum node_driver driver = NODE_RAW;
@@ -323,9 +350,7 @@ static int drive_mirror(struct json *args, struct json **ret, struct err *e)
 	int r;
 
 	(void)ret;
-	if ((r = parse(args, &a, e)) || (r = check_arguments(&a, e)) ||
-	    (r = format_of(&a, &driver, e)) || (r = job_args_check(args, &a.job, e)) ||
-	    (r = a.node_name ? node_check_name(a.node_name, e) : 0))
+	if ((r = parse(args, &a, e)) || (r = check_drive(args, &a, &driver, e)))
 		return r;
 	created = streq(a.mode, "absolute-paths");
 	if (created)

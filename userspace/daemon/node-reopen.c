@@ -109,12 +109,15 @@ static int reopen(struct node *n, int fd, struct err *e)
 	struct qio *qio = NULL;
 	int r;
 
-	r = image_lock_move(p->fd, &p->lock, fd, p->filename, want, &got, e);
+	r = p->lock_adopted ?
+		    image_lock_beside(fd, p->filename, want.perm, want.unshared, &got, e) :
+		    image_lock_move(p->fd, &p->lock, fd, p->filename, want, &got, e);
 	if (r)
 		return r;
 	r = open_image(n, fd, true, &qio, &img, e);
 	if (r) {
-		(void)image_lock_move(fd, &got, p->fd, p->filename, was, &p->lock, NULL);
+		if (!p->lock_adopted)
+			(void)image_lock_move(fd, &got, p->fd, p->filename, was, &p->lock, NULL);
 		return r;
 	}
 	swap_image(n, qio, img);
@@ -136,11 +139,7 @@ int node_make_writable(struct node *n, struct err *e)
 
 	if (!n->read_only)
 		return 0;
-	if (p->lock_adopted)
-		return err_set(e, EBUSY,
-			       "Image '%s' was opened by an earlier daemon, whose locks can't be changed while its disk is in use; detach the disk and attach it again",
-			       p->filename);
-	if (can_write(p->fd) && (n->driver == NODE_RAW || n->info.writable)) {
+	if (!p->lock_adopted && can_write(p->fd) && (n->driver == NODE_RAW || n->info.writable)) {
 		r = upgrade(n, e);
 	} else {
 		r = open_writable(p, &fd, e);
@@ -166,10 +165,11 @@ static int return_reopened(struct node *n, struct err *e)
 	if (r)
 		return r;
 	swap_image(n, qio, img);
-	if (image_lock_move(fd, &p->lock, p->ro_fd, p->filename, want, &got, e))
+	loop_detach(&p->loop);
+	/* What an adopted loop device of the chain holds stays; a writer's goes with its loop device. */
+	if (!p->lock_adopted && image_lock_move(fd, &p->lock, p->ro_fd, p->filename, want, &got, e))
 		log_warn("%s", e->msg);
 	err_clear(e);
-	loop_detach(&p->loop);
 	core_lock();
 	p->lock = got;
 	p->fd = p->ro_fd;
@@ -194,6 +194,19 @@ int node_return(struct node *n, struct err *e)
 		return r;
 	p->reopened = false;
 	set_read_only(n, true);
+	return 0;
+}
+
+/* After a restart: what node_return() goes back to. */
+int node_restore_reopened(struct node *n, struct err *e)
+{
+	struct node *p = n->file;
+
+	p->ro_fd = open(p->filename, O_RDONLY | O_DIRECT | O_CLOEXEC | O_NONBLOCK);
+	if (p->ro_fd < 0)
+		return err_set(e, errno, "Could not open '%s': %s", p->filename, strerror(errno));
+	p->reopened = true;
+	(void)loop_find_mode(p->dev, p->ino, 0, true, &p->ro_loop, NULL);
 	return 0;
 }
 
