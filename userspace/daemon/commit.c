@@ -268,8 +268,7 @@ static int commit_finish(struct job *j, struct err *e)
 }
 
 const struct job_type commit_job = {
-	.name = "commit",
-	.block = true,
+	.name = "commit", .block = true,
 	.clean = job_copy_clean,
 	.finish = commit_finish,
 };
@@ -300,9 +299,8 @@ static int active_commit_finish(struct job *j, struct err *e)
 }
 
 const struct job_type active_commit_job = {
-	.name = "commit",
 	.kind = "active-commit",
-	.block = true,
+	.name = "commit", .block = true,
 	.completable = true,
 	.clean = job_copy_clean,
 	.finish = active_commit_finish,

@@ -248,8 +248,7 @@ static int mirror_finish(struct job *j, struct err *e)
 }
 
 const struct job_type mirror_job = {
-	.name = "mirror",
-	.block = true,
+	.name = "mirror", .block = true,
 	.completable = true,
 	.clean = job_copy_clean,
 	.finish = mirror_finish,

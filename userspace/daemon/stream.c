@@ -197,8 +197,7 @@ static int stream_finish(struct job *j, struct err *e)
 }
 
 const struct job_type stream_job = {
-	.name = "stream",
-	.block = true,
+	.name = "stream", .block = true,
 	.clean = job_copy_clean,
 	.finish = stream_finish,
 };
