@@ -163,7 +163,7 @@ int job_stop_views(struct job *j, struct err *e)
 	if (j->target) {
 		one = stop_view(&j->target, e);
 		r = r ? r : one;
-	} else if (j->target_node && j->target_node->driver == NODE_RAW) {
+	} else if (!j->type->finish && j->target_node && j->target_node->driver == NODE_RAW) {
 		loop_detach(&j->target_node->file->loop);
 	}
 	if (j->source && j->source_internal) {

@@ -198,14 +198,16 @@ int node_return(struct node *n, struct err *e)
 }
 
 /* After a restart: what node_return() goes back to. */
-int node_restore_reopened(struct node *n, struct err *e)
+int node_restore_reopened(struct node *n, bool second, struct err *e)
 {
 	struct node *p = n->file;
 
+	p->reopened = true;
+	if (!second)
+		return 0;
 	p->ro_fd = open(p->filename, O_RDONLY | O_DIRECT | O_CLOEXEC | O_NONBLOCK);
 	if (p->ro_fd < 0)
 		return err_set(e, errno, "Could not open '%s': %s", p->filename, strerror(errno));
-	p->reopened = true;
 	(void)loop_find_mode(p->dev, p->ino, 0, true, &p->ro_loop, NULL);
 	return 0;
 }

@@ -214,9 +214,10 @@ int node_del(const char *name, struct err *e)
 
 static struct json *node_save_one(const struct node *n)
 {
-	return json_pack("{s:s, s:s, s:b, s:b, s:b, s:s?, s:s?, s:s?, s:s?}", "name", n->name, "driver",
+	return json_pack("{s:s, s:s, s:b, s:b, s:b, s:b, s:s?, s:s?, s:s?, s:s?}", "name", n->name, "driver",
 			 node_driver_name(n->driver), "read-only", n->read_only, "reopened",
-			 n->file && n->file->reopened && n->file->ro_fd >= 0, "monitor",
+			 n->file && n->file->reopened, "second-file",
+			 n->file && n->file->ro_fd >= 0, "monitor",
 			 n->monitor, "filename", n->filename, "file",
 			 n->file ? n->file->name : NULL, "backing",
 			 n->backing ? n->backing->name : NULL, "backing-name", n->backing_name);
@@ -270,7 +271,7 @@ static int restore_one(struct json *j, bool protocols, struct err *e)
 			return err_set(e, EINVAL, "state: node '%s' has no file node", name);
 		r = node_format_open(driver, f, name, ro, flags, &n, e);
 		if (!r && json_bool_of(json_get(j, "reopened")))
-			r = node_restore_reopened(n, e);
+			r = node_restore_reopened(n, json_bool_of(json_get(j, "second-file")), e);
 	}
 	if (!r)
 		n->monitor = monitor;

@@ -139,7 +139,8 @@ void node_retake_locks(struct node *top);
 int node_make_writable(struct node *n, struct err *e);
 int node_return(struct node *n, struct err *e);
 void node_stay_writable(struct node *n);
-int node_restore_reopened(struct node *n, struct err *e);
+/* For the state folder; @second: it had been read-only before, through a descriptor of its own. */
+int node_restore_reopened(struct node *n, bool second, struct err *e);
 
 /*
  * Writes into the header of @n, which is writable, that @backing (NULL: nothing) is its backing

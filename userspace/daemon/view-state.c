@@ -186,7 +186,8 @@ static void settle_backing(struct view *v)
 		struct view_layer *l = view_layer_of(v, n);
 		struct err e = ERR_INIT;
 
-		if (n->read_only || !l)
+		/* what a job has opened for writing is another view's to write */
+		if (n->read_only || n->file->reopened || !l)
 			continue;
 		if (view_reclaim(v, l->id, &e) || view_recover(v, n, &e) ||
 		    node_make_read_only(n, &e))
