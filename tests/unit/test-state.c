@@ -500,6 +500,61 @@ static void file_has(const char *jobs)
 	nodes_and(text);
 }
 
+/* A mirror that the file has as @status, and what the kernel says of its job now. */
+static struct job *mirror_after(const char *status, const char *more, const char *now)
+{
+	struct err e = ERR_INIT;
+	char text[2048];
+
+	forget(NULL);
+	snprintf(text, sizeof(text), "1 vm1.1 5 rw 128 0 2/2 0 0 0 2" LAYER("0") " 1 0 - 0 0 clean 1 b0 %s 1",
+		 now);
+	kernel(text);
+	snprintf(text, sizeof(text),
+		 "\"views\": [{\"dm\": \"vm1\", \"kname\": \"vm1.1\", \"uuid\": \"disk-1\", \"writable\": true, "
+		 "\"top\": \"a\", \"sectors\": 2048, \"block\": 128, \"active\": 0, \"next-id\": 2, \"layers\": "
+		 "[{\"id\": 0, \"node\": \"a\", \"device\": 1792}, {\"id\": 1, \"device\": 1793, \"dest\": true}]}], " EXPORT
+		 ", \"jobs\": [{\"id\": \"b0\", \"type\": \"mirror\", \"status\": \"%s\", \"speed\": 0, %s"
+		 "\"len\": 10, \"offset\": 5, \"dest\": 1, \"source\": \"vm1.1\", \"source-node\": \"a\"}]",
+		 status, more);
+	nodes_and(text);
+	q_ok(restore(&e), &e);
+	return job_find("b0");
+}
+
+static void mirror_goes_on(void **state)
+{
+	struct job *j;
+
+	(void)state;
+	assert_int_equal(mirror_after("running", "", "running 5/10 0 -")->status, JOB_RUNNING);
+	assert_int_equal(mirror_after("running", "", "ready 10/10 0 -")->status, JOB_READY);
+	assert_int_equal(mirror_after("ready", "", "ready 10/10 0 -")->status, JOB_READY);
+	/* paused, and the file does not know it yet; and the reverse */
+	assert_int_equal(mirror_after("ready", "", "standby 10/10 0 -")->status, JOB_STANDBY);
+	assert_int_equal(mirror_after("standby", "\"user-paused\": true, ", "ready 10/10 0 -")->status,
+			 JOB_READY);
+	/* Errors, as the job's policy wants it. */
+	j = mirror_after("ready", "\"on-write-error\": 3, ", "standby 10/12 0 stopped:write:5");
+	assert_int_equal(j->status, JOB_STANDBY);
+	assert_string_equal(j->io_status, "failed");
+	j = mirror_after("ready", "\"on-write-error\": 1, ", "standby 10/12 0 stopped:write:5");
+	assert_int_equal(j->status, JOB_READY);
+	assert_true(j->ignored_at);
+	assert_int_equal(mirror_after("running", "\"on-write-error\": 2, ",
+				      "paused 10/12 0 stopped:write:28")->status, JOB_PAUSED);
+	/* It ended with the disk as it was: that is what a cancel wanted, and not what complete did. */
+	j = mirror_after("ready", "\"should-complete\": true, \"soft-cancel\": true, \"auto-finalize\": true, ",
+			 "concluded 10/10 0 ok");
+	assert_int_equal(j->status, JOB_CONCLUDED);
+	assert_null(j->error);
+	j = mirror_after("ready", "\"should-complete\": true, ", "concluded 10/10 0 ok");
+	assert_int_equal(j->status, JOB_CONCLUDED);
+	assert_non_null(strstr(j->error, "the disk, which goes on as before"));
+	assert_int_equal(view_find("vm1")->jobs, 0);
+	assert_null(node_find("a")->job);
+}
+
 static void job_runs_on(void **state)
 {
 	struct err e = ERR_INIT;
@@ -627,6 +682,7 @@ int main(void)
 		TEST(layer_never_came),	 TEST(unknown_layer),	  TEST(left_suspended),
 		TEST(start_not_finished), TEST(device_gone),	  TEST(job_ends),
 		TEST(job_runs_on),	 TEST(job_was_starting),  TEST(groups_go_on),
+		TEST(mirror_goes_on),
 	};
 
 	return cmocka_run_group_tests(tests, setup, q_teardown);
