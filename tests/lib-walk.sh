@@ -23,7 +23,7 @@ walk_chain() {
 	qemu-io -f qcow2 -c 'write -q -P 1 0 5M' -c 'write -q -P 2 20M 3M' -c 'write -q -z 1M 1M' a.qcow2 >/dev/null
 	raw_of a.qcow2 "$T/model"
 	STATE_DIR=$at/state
-	start_daemon --blockdev node-name=node-A,driver=qcow2,file.driver=file,file.node-name=file,file.filename=./a.qcow2
+	start_daemon --log-level info --blockdev node-name=node-A,driver=qcow2,file.driver=file,file.node-name=file,file.filename=./a.qcow2
 	ok $? "the daemon starts with [A]"
 	check "[A] is a running guest's disk" attach node-A vm1
 	load "$DISK" "$T/model" "$SEED"
@@ -65,7 +65,8 @@ walk_end() {
 	end_load
 	ok $? "all that the guest read was right"
 	check "the disk holds what the guest wrote" oracle same "$DISK" "$T/model"
-	check "quit" stop_daemon
+	stop_daemon
+	ok $? "quit"
 	check "the image holds it" qemu-img compare -q -f qcow2 -F raw "$top" "$T/model"
 	check "images are clean" clean "$@"
 }

@@ -102,6 +102,7 @@ int view_pivot(struct view *disk, struct view *target, struct err *e)
 /* Its view is gone from the kernel: what was granted and not used is found by looking at the image. */
 int view_end(struct view *v, struct err *e)
 {
+	const struct qcow2_range all = { 0, UINT64_MAX };
 	struct node *top = v->top;
 	struct err leaks = ERR_INIT;
 	int r;
@@ -112,9 +113,12 @@ int view_end(struct view *v, struct err *e)
 	r = dm_remove(v->dm, e);
 	if (r == -ENXIO)
 		r = 0;
-	if (top->driver == NODE_QCOW2 && !top->read_only &&
-	    journal_recover(top->file->filename, top->img, &leaks))
+	if (top->driver != NODE_QCOW2 || top->read_only)
+		;
+	else if (qcow2_reclaim(top->img, &all, 1, 0, NULL, &leaks))
 		log_warn("'%s': unused space is not given back: %s", top->file->filename, leaks.msg);
+	else
+		journal_close(top->file->filename);
 	view_unlink(v);
 	return r;
 }
