@@ -145,17 +145,19 @@ class Model:
     def flushed(self):
         self.past = {s: set(m) for s, m in self.maybe.items()}
 
-    def lose(self):
-        self.lost |= set(self.past)
+    def lose(self, grain):
+        """A write that allocates copies what is around it, to a multiple of @grain sectors: lost, too."""
+        for g in {s // grain for s in self.past}:
+            self.lost |= set(range(g * grain, (g + 1) * grain))
 
     def read(self, first, data, what):
         """The disk says so: that is what it holds."""
         same = data == self.latest[first * SECTOR:first * SECTOR + len(data)]
         for i in range(0, 0 if same else len(data), SECTOR):
             s, got = first + i // SECTOR, data[i:i + SECTOR]
-            if got == self.get(s) or s in self.lost:
+            if got == self.get(s):
                 continue
-            if got not in self.maybe.get(s, ()):
+            if s not in self.lost and got not in self.maybe.get(s, ()):
                 raise Wrong("%s: sector %d reads as %s, not as %s%s" % (
                     what, s, explain(got), explain(self.get(s)),
                     "".join(" or " + explain(m) for m in self.maybe.get(s, ()))))

@@ -171,7 +171,7 @@ class Scenario:
         if self.hits() > before or not good:
             self.broken = time.monotonic()
         if self.lost():
-            self.model.lose()
+            self.model.lose(128) # 64 KiB: the clusters of all images
         return good
 
     def lost(self):

@@ -50,6 +50,7 @@ class Scenario:
     def __init__(self, bad, layout):
         self.bad = bad
         self.block, unit = LAYOUTS[layout]
+        self.grain = max(self.block, unit)
         bad.settle()
         for i, content in enumerate(bad.content):
             content.write(0, junk(600 + i, content.sectors()))
@@ -115,7 +116,7 @@ class Scenario:
             raise Wrong("a view that had failed is %s" % mode)
         self.mode = mode
         if self.how & LOSE and any(kind == FLUSH and disk in (TOP, NEXT) for disk, kind, _, _ in failed):
-            self.model.lose()
+            self.model.lose(self.grain)
 
     def judge(self, word, good, new):
         """new: the requests that have failed meanwhile."""

@@ -17,7 +17,7 @@ start_daemon
 ok $? "a disk is attached"
 load /dev/mapper/vm1 "$T/model" "$SEED"
 for what in many garbage flood deaf halves abandon; do
-	out=$(PYTHONDONTWRITEBYTECODE=1 timeout 100 python3 -S "$TOP/tests/clients.py" "$QMP_SOCK" $what --seed "$SEED" 2>&1)
+	out=$(PYTHONDONTWRITEBYTECODE=1 timeout 200 python3 -S "$TOP/tests/clients.py" "$QMP_SOCK" $what --seed "$SEED" 2>&1)
 	ok $? "$what: $(tail -n 1 <<<"$out")"
 	diag "$out"
 done

@@ -13,7 +13,12 @@ load_module
 unset DM_DISABLE_UDEV
 mkdir -p /run/udev
 $udevd --daemon 2>"$T/udevd.log"
-end_udev() { udevadm control --exit --timeout=20 2>/dev/null; rm -rf /run/udev; }
+no_udev() { ! pgrep -x 'systemd-udevd|.udev-worker.' >/dev/null; }
+end_udev() { # it removes other cases' nodes otherwise
+	udevadm control --exit --timeout=20 2>/dev/null
+	wait_for no_udev 20 || pkill -9 -x 'systemd-udevd|.udev-worker.'
+	rm -rf /run/udev
+}
 cleanup_fn end_udev
 udevadm settle --timeout=60
 

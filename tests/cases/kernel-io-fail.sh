@@ -4,6 +4,7 @@
 #
 # LIVECHAIN_SECONDS=N: how long; LIVECHAIN_POINT=all: every request in every way;
 # LIVECHAIN_POINT=LAYOUT:N:COUNT:HOW (as a report names it): only that.
+# kernels: by-name (not in make check yet: few seeds have been run; it then runs on any kernel)
 # timeout: 3600
 . "$(dirname "$0")/../lib-kernel.sh"
 plan 1

@@ -162,7 +162,7 @@ def while_making(log, worlds):
     return found
 
 
-def choose(log, wanted, seed, worlds=()):
+def choose(log, wanted, seed, worlds):
     """[(index, kind, draw)...]: cuts behind entry number index, in order.
 
     All marks, flushes and FUA writes first, with nothing left of the caches; then any place,

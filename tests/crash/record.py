@@ -582,7 +582,7 @@ def attach_points(layout, out, work, n, seed):
     cut = replay.Cut(meta, work + "/cut", log)
     looker = replay.Looker(meta.model, True)
     bad, spent, start = 0, 0, time.monotonic()
-    for i, (index, kind, draw) in enumerate(cutlog.choose(log, n, seed)):
+    for i, (index, kind, draw) in enumerate(cutlog.choose(log, n, seed, meta.worlds)):
         cut.forward(index)
         for a in cut.acks:
             looker.ask("ack", a)

@@ -43,10 +43,16 @@ static int teardown(void **state)
 	return 0;
 }
 
+/* What takes over a closed client's descriptor at once, if @heir_wanted: nothing may be sent there. */
+static int served_fd, heir[2];
+static bool heir_wanted;
+
 static void on_closed(void *arg)
 {
 	(void)arg;
 	closed_clients++;
+	if (heir_wanted)
+		assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, heir), 0);
 }
 
 /* --- a client --- */
@@ -64,6 +70,7 @@ static struct client client_new(void)
 
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fd), 0);
 	c.fd = fd[0];
+	served_fd = fd[1];
 	assert_int_equal(monitor_serve(fd[1], on_closed, NULL, NULL), 0);
 	return c;
 }
@@ -499,6 +506,30 @@ static void test_vanished_with_many(void **state)
 	client_done(&watch);
 }
 
+/* Who sends a command and leaves has it executed, however long it is. */
+static void test_vanished_with_long(void **state)
+{
+	static const char head[] = "{\"execute\":\"test-flood\",\"arguments\":{\"count\":1,\"size\":1},\"id\":\"";
+	struct client c = negotiated(), watch = negotiated();
+	_cleanup_strbuf_ struct strbuf text = STRBUF_INIT;
+
+	(void)state;
+	strbuf_adds(&text, head);
+	for (int i = 0; i < 60000; i++)
+		strbuf_addc(&text, 'x');
+	strbuf_adds(&text, "\"}");
+	assert_int_equal(send(c.fd, strbuf_str(&text), text.len, 0), text.len);
+	client_done(&c);
+	for (int i = 0; i < 100; i++) {
+		turns(1);
+		take_input(&watch);
+	}
+	assert_int_equal(monitor_count(), 1);
+	assert_true(watch.in.len > 0);
+	strbuf_reset(&watch.in);
+	client_done(&watch);
+}
+
 /* The flood comes from the client's own command, which answers after the client was dropped. */
 static void test_drowned_by_itself(void **state)
 {
@@ -510,12 +541,20 @@ static void test_drowned_by_itself(void **state)
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(floods); i++) {
 		struct client c = negotiated();
+		char byte;
 
+		heir_wanted = true;
 		assert_true(send(c.fd, floods[i], strlen(floods[i]), 0) > 0);
 		turns(3);
 		assert_int_equal(monitor_count(), 0);
 		if (i == 1)
 			test_wait_answer();
+		heir_wanted = false;
+		assert_int_equal(heir[0], served_fd);
+		assert_int_equal(recv(heir[1], &byte, 1, 0), -1);
+		assert_int_equal(errno, EAGAIN);
+		close(heir[0]);
+		close(heir[1]);
 		client_done(&c);
 	}
 }
@@ -631,6 +670,7 @@ int main(void)
 		T(test_too_many_clients), T(test_slow_reader), T(test_drowned_by_itself),
 		T(test_backpressure),	  T(test_drain),       T(test_fuzz),
 		T(test_slow_readers_together), T(test_vanished_with_many),
+		T(test_vanished_with_long),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -19,7 +19,7 @@
 #define TURN_MAX 64
 #define TURN_US	 500
 /* Messages of a client that is gone. */
-#define GONE_MAX 32
+#define GONE_MAX 8
 
 struct monitor {
 	struct monitor *prev, *next;
@@ -38,7 +38,7 @@ struct monitor {
 	bool ended;	/* the stream was told so */
 	bool no_output; /* nobody reads any more */
 	bool gone;	/* the client: @left more messages of it are executed */
-	int left;
+	int left;	/* read only if @gone */
 	bool pumping;
 	bool dead;
 	monitor_closed_fn closed;
@@ -177,7 +177,7 @@ static void drop_output(struct monitor *m)
 
 static void flush(struct monitor *m)
 {
-	while (unread(m)) {
+	while (!m->dead && unread(m)) {
 		ssize_t n = send(m->fd, m->out.buf + m->out_pos, unread(m),
 				 MSG_NOSIGNAL | MSG_DONTWAIT);
 
@@ -191,6 +191,8 @@ static void flush(struct monitor *m)
 		}
 		m->out_pos += n;
 	}
+	if (m->dead) /* its descriptor may be somebody else's by now */
+		return;
 	strbuf_reset(&m->out);
 	m->out_pos = 0;
 	check_drained();
@@ -285,7 +287,7 @@ static bool step(struct monitor *m)
 
 	if (m->dead || m->call || unread(m) > OUT_HIGH)
 		return false;
-	if (m->gone && m->left-- <= 0) {
+	if (m->gone && m->left <= 0) {
 		m->eof = m->ended = true;
 		return false;
 	}
@@ -293,6 +295,7 @@ static bool step(struct monitor *m)
 		r = json_stream_feed(m->stream, m->in + m->in_pos, n < FEED_SIZE ? n : FEED_SIZE,
 				     &used, &request, &e);
 		m->in_pos += used;
+		m->left -= r != 0;
 		handle(m, r, request, &e);
 		return true;
 	}
