@@ -52,8 +52,8 @@ pairs() {
 }
 end_pairs() { touch "$T/pstop"; wait "$PAIRS"; }
 number() { # FILE: little endian, at 8 MiB
-	local at b
-	read -r at b < <(qemu-io -r -f qcow2 -c "read -v 8M 8" "$1" | head -n 1)
+	local b
+	read -r _ b < <(qemu-io -r -f qcow2 -c "read -v 8M 8" "$1" | head -n 1)
 	set -- $b
 	echo $((16#$4$3$2$1))
 }
