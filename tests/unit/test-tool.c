@@ -688,7 +688,8 @@ static void stream_names_nodes(void **state)
 	(void)state;
 	has_disk();
 	says("query-block-jobs", JOB("running", "0", ""), JOB("concluded", "8388608", ""), NULL);
-	assert_int_equal(RUN(cmd_stream, true, &e, "vm1", "--top", "/i/b", "--job-id", "backup-vm1"), 0);
+	assert_int_equal(
+		RUN(cmd_stream, true, &e, "vm1", "--top", "/i/b", "--job-id", "backup-vm1"), 0);
 	sent("{\"execute\": \"block-stream\", \"arguments\": {\"device\": \"#block7\", \"job-id\": \"backup-vm1\", \"speed\": 0, \"auto-dismiss\": false}}");
 	assert_non_null(strstr(out, "\"status\": \"completed\", \"deletable\": [\"/i/a\"]"));
 	d.log[0] = '\0';
@@ -706,7 +707,8 @@ static void commit_completes_when_ready(void **state)
 	has_disk();
 	says("query-block-jobs", JOB("running", "0", ""), JOB("ready", "8388608", ""),
 	     JOB("concluded", "8388608", ""));
-	assert_int_equal(RUN(cmd_commit, true, &e, "vm1", "--base", "/i/b", "--job-id", "backup-vm1"), 0);
+	assert_int_equal(
+		RUN(cmd_commit, true, &e, "vm1", "--base", "/i/b", "--job-id", "backup-vm1"), 0);
 	sent("{\"device\": \"top\", \"base-node\": \"#block7\", \"top-node\": \"top\"");
 	sent("{\"execute\": \"block-job-complete\", \"arguments\": {\"device\": \"backup-vm1\"}}");
 	assert_non_null(strstr(out, "\"deletable\": [\"/i/c\"]"));
@@ -718,7 +720,8 @@ static void mirror_ends_as_it_was_told(void **state)
 
 	(void)state;
 	has_disk();
-	says("query-block-jobs", JOB("ready", "8388608", ""), JOB("concluded", "8388608", ""), NULL);
+	says("query-block-jobs", JOB("ready", "8388608", ""), JOB("concluded", "8388608", ""),
+	     NULL);
 	assert_int_equal(RUN(cmd_mirror, true, &e, "vm1", target("m.qcow2"), "--finish", "--job-id",
 			     "backup-vm1"),
 			 0);
@@ -734,7 +737,8 @@ static void a_pivot_keeps_the_node(void **state)
 
 	(void)state;
 	has_disk();
-	says("query-block-jobs", JOB("ready", "8388608", ""), JOB("concluded", "8388608", ""), NULL);
+	says("query-block-jobs", JOB("ready", "8388608", ""), JOB("concluded", "8388608", ""),
+	     NULL);
 	assert_int_equal(RUN(cmd_mirror, true, &e, "vm1", target("m.qcow2"), "--pivot", "--job-id",
 			     "backup-vm1"),
 			 0);
@@ -750,13 +754,18 @@ static void dry_runs_show_what_leaves(void **state)
 	(void)state;
 	has_disk();
 	assert_int_equal(RUN(cmd_commit, true, &e, "vm1", "--top", "/i/b", "--dry-run"), 0);
-	assert_non_null(strstr(out, "\"chain-after\": [{\"image\": \"/i/c\", \"format\": \"qcow2\", \"note\": \"active\"}, {\"image\": \"/i/a\""));
+	assert_non_null(strstr(
+		out,
+		"\"chain-after\": [{\"image\": \"/i/c\", \"format\": \"qcow2\", \"note\": \"active\"}, {\"image\": \"/i/a\""));
 	assert_non_null(strstr(out, "\"deletable\": [\"/i/b\"]"));
 	assert_int_equal(RUN(cmd_commit, true, &e, "vm1", "--base", "/i/b", "--dry-run"), 0);
-	assert_non_null(strstr(out, "\"chain-after\": [{\"image\": \"/i/b\", \"format\": \"qcow2\", \"note\": \"active\"}"));
+	assert_non_null(strstr(
+		out,
+		"\"chain-after\": [{\"image\": \"/i/b\", \"format\": \"qcow2\", \"note\": \"active\"}"));
 	assert_int_equal(RUN(cmd_stream, false, &e, "vm1", "--base", "/i/a", "--dry-run"), 0);
 	assert_non_null(strstr(out, "may be deleted then:\n    /i/b\n"));
-	assert_int_equal(RUN(cmd_mirror, false, &e, "vm1", "/tmp/n.qcow2", "--pivot", "--dry-run"), 0);
+	assert_int_equal(RUN(cmd_mirror, false, &e, "vm1", "/tmp/n.qcow2", "--pivot", "--dry-run"),
+			 0);
 	assert_non_null(strstr(out, "chain then:\n    /tmp/n.qcow2  qcow2  active\n"));
 	not_sent("block-stream");
 	not_sent("block-commit");
