@@ -639,8 +639,9 @@ static unsigned long next_round(struct lc_job *job)
 		__lc_track_update(job);
 		spin_unlock_irqrestore(&job->lock, flags);
 	}
+	/* what is left may be in the way of a guest's write that is just being copied */
 	if (running || READ_ONCE(job->eager) || READ_ONCE(job->draining))
-		return 0;
+		return list_empty(&job->active) ? 0 : 1;
 	return LC_TRACK_PERIOD;
 }
 
@@ -656,7 +657,7 @@ static unsigned long track_finish(struct lc_job *job)
 	if (!job->flushed)
 		begin_flush(job);
 	else if (draining)
-		lc_job_end(job, LC_SIDE_WRITE, 0);
+		lc_job_drained(job);
 	else
 		lc_job_is_ready(job);
 	return MAX_SCHEDULE_TIMEOUT;

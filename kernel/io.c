@@ -59,7 +59,7 @@ void lc_io_child_done(struct lc_io *io, blk_status_t status)
 
 bool lc_io_finish(struct lc_io *io)
 {
-	struct bio *bio = lc_io_bio(io);
+	struct bio *bio;
 
 	if (io->buf)
 		lc_buf_put(&io->view->bufs, io->buf);
@@ -69,6 +69,7 @@ bool lc_io_finish(struct lc_io *io)
 		io->done(io);
 		return false;
 	}
+	bio = lc_io_bio(io);
 	bio->bi_status = io->status;
 	bio_endio(bio);
 	return false;

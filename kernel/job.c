@@ -68,18 +68,34 @@ bool lc_job_fail(struct lc_job *job, enum lc_job_side side, int error)
 	return stop;
 }
 
+static void __job_end(struct lc_job *job, enum lc_job_side side, int error)
+{
+	lockdep_assert_held(&job->lock);
+	if (job->ending)
+		return;
+	WRITE_ONCE(job->ending, true);
+	job->side = side;
+	job->error = error;
+	__lc_track_update(job);
+	lc_job_kick(job);
+}
+
 void lc_job_end(struct lc_job *job, enum lc_job_side side, int error)
 {
 	unsigned long flags;
 
 	spin_lock_irqsave(&job->lock, flags);
-	if (!job->ending) {
-		WRITE_ONCE(job->ending, true);
-		job->side = side;
-		job->error = error;
-		__lc_track_update(job);
-		lc_job_kick(job);
-	}
+	__job_end(job, side, error);
+	spin_unlock_irqrestore(&job->lock, flags);
+}
+
+void lc_job_drained(struct lc_job *job)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(&job->lock, flags);
+	if (job->draining)
+		__job_end(job, LC_SIDE_WRITE, 0);
 	spin_unlock_irqrestore(&job->lock, flags);
 }
 
@@ -456,8 +472,11 @@ void lc_jobs_stop(struct lc_view *view)
 	if (READ_ONCE(jobs->live))
 		return;
 	spin_lock_irqsave(&jobs->lock, flags);
-	list_for_each_entry(job, &jobs->list, list)
+	list_for_each_entry(job, &jobs->list, list) {
+		spin_lock(&job->lock);
 		WRITE_ONCE(job->draining, false);
+		spin_unlock(&job->lock);
+	}
 	spin_unlock_irqrestore(&jobs->lock, flags);
 	/* paired with the one in job_work(), as in lc_jobs_quiesce() */
 	smp_mb();

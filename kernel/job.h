@@ -199,6 +199,9 @@ void lc_job_set_mode(struct lc_job *job, bool both);
 /** lc_job_is_ready() - Both sides were equal, and the destination is flushed. Work item. */
 void lc_job_is_ready(struct lc_job *job);
 
+/** lc_job_drained() - Both sides are equal for good: end well, unless a resume has come between. */
+void lc_job_drained(struct lc_job *job);
+
 /** lc_job_set_speed() - Bytes per second; 0: no limit. */
 void lc_job_set_speed(struct lc_job *job, u64 speed);
 

@@ -22,7 +22,7 @@
 #include "view.h"
 
 #define LC_PROMOTE_IOS 16
-/* Who has to be sent off is looked for so often. */
+/* Who has to be sent off is looked for so often, for an io may be about to park. */
 #define LC_END_JIFFIES (HZ / 50 + 1)
 
 struct lc_promote_io {
@@ -290,15 +290,23 @@ static unsigned long finish(struct lc_job *job)
 	return MAX_SCHEDULE_TIMEOUT;
 }
 
-/* The result is decided: send off who waits for user space, conclude when all are back. */
-static unsigned long wind_up(struct lc_job *job)
+/* Send off who waits for user space: it may have stopped serving, and a suspend waits for all. */
+static unsigned long send_off(struct lc_job *job)
 {
 	unsigned int i;
 
 	for (i = 0; i < LC_PROMOTE_IOS; i++)
 		lc_io_give_up(&job->promote->ios[i].io);
+	return atomic_read(&job->inflight) ? LC_END_JIFFIES : MAX_SCHEDULE_TIMEOUT;
+}
+
+/* The result is decided: conclude when all are back. */
+static unsigned long wind_up(struct lc_job *job)
+{
+	unsigned long wake = send_off(job);
+
 	lc_copy_unpark(job);
-	if (atomic_read(&job->inflight) || atomic_read(&job->parked))
+	if (wake != MAX_SCHEDULE_TIMEOUT || atomic_read(&job->parked))
 		return LC_END_JIFFIES;
 	lc_job_conclude(job);
 	return MAX_SCHEDULE_TIMEOUT;
@@ -318,6 +326,8 @@ unsigned long lc_promote_run(struct lc_job *job)
 			break;
 	}
 	wake = min(wake, finish(job));
+	if (!READ_ONCE(job->view->jobs->live))
+		wake = min(wake, send_off(job));
 	return READ_ONCE(job->ending) ? wind_up(job) : wake;
 }
 
@@ -339,6 +349,7 @@ int lc_promote_init(struct lc_job *job)
 	INIT_LIST_HEAD(&job->promote->done);
 	for (i = 0; i < LC_PROMOTE_IOS; i++) {
 		job->promote->ios[i].job = job;
+		job->promote->ios[i].io.view = view;
 		list_add_tail(&job->promote->ios[i].list, &job->promote->free);
 	}
 	bitmap_set(job->todo, 0, job->nr_grains);
