@@ -234,7 +234,7 @@ int lc_copy_engine_init(struct lc_job *job)
 		INIT_LIST_HEAD(&job->piece_mem[i].active);
 		list_add_tail(&job->piece_mem[i].list, &job->pieces);
 	}
-	job->skipped = U64_MAX;
+	job->skipped = job->turn = U64_MAX;
 	if (!job->new_only)
 		everything(job);
 	r = 0;

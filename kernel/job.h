@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * A copy job from the inside: shared by job.c (life cycle, messages, status),
- * copy.c (the engine), copy-look.c (what lies where), copy-io.c, beforewrite.c and track.c
- * (what guests' writes see). A promote job (promote.c) has all but the engine in common. copy.h is
+ * copy.c (the engine), copy-piece.c (a piece's life), copy-look.c (what lies where), copy-io.c,
+ * beforewrite.c and track.c (what guests' writes see). A promote job (promote.c) has all but the engine in common. copy.h is
  * what the rest of the module sees.
  *
  * Who may touch what: all the engine's state belongs to the job's work item,
@@ -159,6 +159,7 @@ struct lc_job {
 	struct list_head syncs;	/* guests' writes that wait for the destination, in order of arrival */
 	u64 cursor;		/* the background's next grain */
 	u64 skipped;		/* the first that it left out, being locked; or U64_MAX */
+	u64 turn;		/* the first that guests' writes to both sides were in the way of; or U64_MAX */
 	bool flushed;
 	bool no_write_zeroes;	/* the destination refused one */
 	struct lc_ratelimit rate;
@@ -224,6 +225,9 @@ void lc_job_end(struct lc_job *job, enum lc_job_side side, int error);
 /** lc_job_conclude() - Nothing is in flight any more and the result is decided. Work item. */
 void lc_job_conclude(struct lc_job *job);
 
+/* What grains are. */
+enum lc_kind { LC_KIND_ABSENT, LC_KIND_SKIP, LC_KIND_ZERO, LC_KIND_DATA };
+
 /* copy.c */
 
 /** lc_copy_engine_init() - Memory for the engine; lc_copy_engine_exit() also after a failure. */
@@ -236,6 +240,45 @@ void lc_copy_engine_exit(struct lc_job *job);
  * Return: jiffies until it is to run again, if nothing comes; MAX_SCHEDULE_TIMEOUT: never.
  */
 unsigned long lc_copy_run(struct lc_job *job);
+
+/* copy-piece.c; from the work item */
+
+/** lc_piece_get() - A free piece, for a writer or (NULL) the background; NULL: there is none. */
+struct lc_piece *lc_piece_get(struct lc_job *job, struct lc_copy_waiter *wait);
+
+/** lc_piece_put() - It is done with, whatever it still holds. */
+void lc_piece_put(struct lc_piece *p);
+
+/** lc_piece_set() - It stands for these grains. */
+void lc_piece_set(struct lc_piece *p, u64 grain, u64 nr);
+
+/** lc_piece_lock() - Lock p->grain and up to @nr - 1 more. Return: how many; 0: it is locked. */
+u64 lc_piece_lock(struct lc_piece *p, u64 nr);
+
+/**
+ * lc_piece_begin() - Set out with a piece of the background
+ *
+ * It has its grains, which have looked like @kind, memory for them, and the lock if its job needs one.
+ */
+void lc_piece_begin(struct lc_piece *p, enum lc_kind kind);
+
+/** lc_piece_flush() - Use it to flush the destination. */
+void lc_piece_flush(struct lc_piece *p);
+
+/** lc_piece_again() - Write what an error has stopped. */
+void lc_piece_again(struct lc_piece *p);
+
+/** lc_piece_forget() - Don't. */
+void lc_piece_forget(struct lc_piece *p);
+
+/** lc_piece_to_background() - It serves nobody any more. */
+void lc_piece_to_background(struct lc_piece *p);
+
+/** lc_piece_reap() - Go on with the pieces whose I/O has come. */
+void lc_piece_reap(struct lc_job *job);
+
+/** lc_grain_bufs() - Buffers for so many grains. */
+unsigned int lc_grain_bufs(struct lc_job *job, u64 nr);
 
 /**
  * lc_copy_grains() - Begin to copy a run of grains for a writer that holds their lock.
@@ -252,8 +295,6 @@ u64 lc_copy_grains(struct lc_job *job, struct lc_copy_waiter *w, u64 grain, u64 
 bool lc_copy_sync(struct lc_job *job, struct lc_track_io *t);
 
 /* copy-look.c: what lies where; from the work item */
-
-enum lc_kind { LC_KIND_ABSENT, LC_KIND_SKIP, LC_KIND_ZERO, LC_KIND_DATA };
 
 static inline sector_t lc_grain_sector(const struct lc_job *job, u64 grain)
 {

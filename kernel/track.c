@@ -190,6 +190,13 @@ static void take_new(struct lc_job *job)
 	spin_unlock_irqrestore(&job->lock, flags);
 }
 
+/* The background is to have the grain next: see copy.c. */
+static bool waits_its_turn(struct lc_job *job, struct lc_track_io *t)
+{
+	return job->turn >= t->sector >> job->grain_shift &&
+	       job->turn < grain_end(job, t->sector, t->nr);
+}
+
 void lc_track_serve(struct lc_job *job)
 {
 	struct lc_track_io *t, *next;
@@ -201,7 +208,7 @@ void lc_track_serve(struct lc_job *job)
 		return;
 	}
 	list_for_each_entry_safe(t, next, &job->syncs, list) {
-		if (t->piece || lc_track_busy(job, t->sector, t->nr))
+		if (t->piece || lc_track_busy(job, t->sector, t->nr) || waits_its_turn(job, t))
 			continue;
 		/* It is no worse than it was: the background has it before it. */
 		if (all_dirty(job, t->sector, t->nr))
