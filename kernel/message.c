@@ -71,6 +71,8 @@ static int check_activate(struct lc_msg *m, struct lc_layer *layer)
 	if (layer->kind == LC_LAYER_RAW && others_have_entries(view, layer))
 		return lc_msg_refuse(m, -EINVAL, "layer %u is raw, and others hold blocks",
 				     layer->id);
+	if (READ_ONCE(view->fail))
+		return lc_msg_refuse(m, -EROFS, "a record could not be written: the view is read-only; make it anew");
 	if (!lc_commit_clean(view))
 		return lc_msg_refuse(m, -EBUSY, "the active layer has something unrecorded or unflushed: resume, commit and suspend again");
 	return 0;

@@ -10,13 +10,18 @@ oracle.py same DEVICE MODEL
 oracle.py random DIR SOCKET DISK MODEL [--seconds S] [--seed N]
     churn, and at random times snapshots and backups by QMP; each backup is compared with the
     model as it was when the job started. Images go to DIR.
+oracle.py pester SOCKET SOURCE TARGET [--jobs N]
+    short backups of one node to the other, each with verbs until it is gone: no answer
+    may tell of a job that has ended in one place and not in another
 
 Status 0: all as it should be; 1: it tells what was not.
 """
 import argparse
+import json
 import mmap
 import os
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -291,7 +296,6 @@ class Random:
 
     def command(self, name, **arguments):
         arguments = {k.replace("_", "-"): v for k, v in arguments.items()}
-        import json
         reply = self.client.command(json.dumps({"execute": name, "arguments": arguments}))
         if "return" not in reply:
             raise Mismatch("%s %s: %s" % (name, arguments, reply["error"]["desc"]))
@@ -429,12 +433,44 @@ class Random:
             raise Mismatch("too little happened: %r" % self.done)
 
 
+# What a verb may meet when the job ends meanwhile, in QEMU's words.
+LATE = re.compile(r"[Jj]ob (\S+ )?not found$|Job '\S+' in state '\S+' cannot accept command verb"
+                  r"|^Can't resume a job that was not paused$|^Job is already paused$")
+
+
+def pester(args):
+    """Short backups, each with verbs all its life: none may meet a job that has half ended."""
+    client = qmp.Client(args.socket, lambda e: None)
+    client.negotiate()
+
+    def command(name, **arguments):
+        arguments = {k.replace("_", "-"): v for k, v in arguments.items()}
+        return client.command(json.dumps({"execute": name, "arguments": arguments}))
+
+    counts = {"taken": 0, "late": 0}
+    for job in ("p%d" % i for i in range(args.jobs)):
+        reply = command("blockdev-backup", device=args.source, target=args.target, sync="full", job_id=job)
+        if "error" in reply:
+            raise Mismatch("%s does not start: %s" % (job, reply["error"]["desc"]))
+        while True:
+            desc = ""
+            for verb, more in (("block-job-set-speed", {"device": job, "speed": 0}), ("job-pause", {"id": job}),
+                               ("job-resume", {"id": job})):
+                desc = command(verb, **more).get("error", {}).get("desc", "")
+                counts["late" if desc else "taken"] += 1
+                if desc and not LATE.search(desc):
+                    raise Mismatch("%s of %s: %s" % (verb, job, desc))
+            if desc == "Job not found":
+                break
+    say("%d verbs of %d jobs were taken, %d came late" % (counts["taken"], args.jobs, counts["late"]))
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
     sub = p.add_subparsers(dest="verb", required=True)
     for verb, words in (("churn", "device model"), ("same", "device model"),
-                        ("random", "dir socket disk model")):
+                        ("random", "dir socket disk model"), ("pester", "socket source target")):
         s = sub.add_parser(verb)
         for w in words.split():
             s.add_argument(w)
@@ -442,12 +478,15 @@ def main():
         s.add_argument("--until", metavar="FILE", help="end when FILE appears")
         s.add_argument("--seed", type=int, default=1)
         s.add_argument("--threads", type=int, default=4)
+        s.add_argument("--jobs", type=int, default=60)
     args = p.parse_args()
     try:
         if args.verb == "churn":
             churn(args)
         elif args.verb == "same":
             same(args.device, Model(args.model))
+        elif args.verb == "pester":
+            pester(args)
         else:
             Random(args).run()
     except (Mismatch, AssertionError, OSError, ConnectionError) as e:

@@ -5,7 +5,7 @@
 # mem: 3072
 . "$(dirname "$0")/../lib-daemon.sh"
 require qemu-img qemu-io jq
-plan 87
+plan 94
 place 900
 load_module
 
@@ -169,6 +169,26 @@ wait_job n null 100
 { del t7 && del c; } >/dev/null
 ok $? "both nodes are free again"
 check "it is right" same t7
+# --- a raw target once more: its loop device may be another image's by then -------------------
+dd if=/dev/urandom of="$IMG/s" bs=256k count=1 status=none; qemu-img create -q -f raw "$IMG/st" 256k
+{ add s "$IMG/s" raw && add st "$IMG/st" raw; } >/dev/null
+once() { qdo blockdev-backup "'device': 's', 'target': 'st', 'sync': 'full', 'job-id': '$1'" >/dev/null && wait_job "$1" null 60; }
+check "a backup to a raw image" once r1
+{ add c "$IMG/c" && attach c vm2; } >/dev/null
+ok $? "another image is attached"
+: >"$IMG/st"; truncate -s 256k "$IMG/st"
+check "the backup is made again" once r2
+check "it is where it should be" cmp "$IMG/s" "$IMG/st"
+{ detach vm2 && del c; } >/dev/null
+check "the other image is as it was" same c
+
+# --- verbs while jobs end ----------------------------------------------------------------------
+out=$(oracle pester "$QMP_SOCK" s st 2>&1)
+ok $? "no verb meets a job that has half ended"
+diag "$out"
+{ del s && del st; } >/dev/null
+ok $? "the nodes of these jobs are free again"
+
 detach vm1 >/dev/null && stop_daemon
 ok $? "detach and quit"
 check "no loop device is left" wait_for no_loops 5

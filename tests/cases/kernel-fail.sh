@@ -3,8 +3,8 @@
 # A record that can't be written: the view serves reads only, and nothing pretends.
 # timeout: 120
 . "$(dirname "$0")/../lib-kernel.sh"
-plan 33
-kernel_setup 2 64
+plan 35
+kernel_setup 3 64
 require_module dm-flakey
 python_checks "${RAM[@]}" <<'E2'
 nr = 32768
@@ -33,7 +33,9 @@ def bad(first, count, kind="error", params=""):
 
 for what in ("read", "write"):
     top = Image(1, low.path, nr, 128)
-    view = View("kfail", [top, base], nr, 128)
+    following = Image(2, DISKS[2], nr, 128)
+    view = View("kfail", [top, base], nr, 128, extra=[following])
+    view.dm.message(following.describe())
     view.begin()
     view.load_all()
     dm, disk = view.dm, Disk(view.dm.path)
@@ -63,11 +65,13 @@ for what in ("read", "write"):
     same(disk.read(2048, 8), pattern(3, 2048, 8), what + ": of what is not recorded, too")
     equal(decode(top.records()[8]), record, what + ": what was recorded is there")
     dm.suspend()
+    refused(errno.EROFS, what + ": no other layer takes its place", dm.message, "activate 2")
     dm.resume()
     equal(view.status()["mode"], "fail", what + ": a suspend does not heal it")
     disk.close()
     view.remove()
     top.disk.close()
+    following.disk.close()
 
 # --- data that can't be written fails its own write only
 top = Image(1, low.path, nr, 128)

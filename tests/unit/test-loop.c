@@ -91,6 +91,15 @@ static bool is_gone(int number)
 	return !in_use(number);
 }
 
+/* Given up, its device is gone, and nothing is left of it that could be taken for another's. */
+static bool release(struct loop_dev *dev)
+{
+	int number = dev->number;
+
+	loop_detach(dev);
+	return is_gone(number) && dev->number < 0 && !dev->devno;
+}
+
 static void attach_reads_and_writes_the_file(void **state)
 {
 	_cleanup_close_ int fd = open_image();
@@ -115,8 +124,7 @@ static void attach_reads_and_writes_the_file(void **state)
 	assert_int_equal(fsync(dev.fd), 0);
 	assert_int_equal(pread(fd, back, 512, 1024), 512);
 	assert_memory_equal(buf, back, 512);
-	loop_detach(&dev);
-	assert_true(is_gone(dev.number));
+	assert_true(release(&dev));
 }
 
 static void grows_with_the_file(void **state)
@@ -136,8 +144,7 @@ static void grows_with_the_file(void **state)
 	assert_int_equal(ioctl(dev.fd, BLKGETSIZE64, &size), 0);
 	assert_int_equal(size, 2 * SIZE);
 	assert_int_equal(ftruncate(fd, SIZE), 0);
-	loop_detach(&dev);
-	assert_true(is_gone(dev.number));
+	assert_true(release(&dev));
 }
 
 static void read_only_refuses_writes(void **state)
@@ -160,8 +167,7 @@ static void read_only_refuses_writes(void **state)
 	assert_true(pwrite(dev.fd, "x", 1, 0) < 0);
 	assert_int_equal(ioctl(dev.fd, BLKROGET, &ro), 0);
 	assert_int_equal(ro, 1);
-	loop_detach(&dev);
-	assert_true(is_gone(dev.number));
+	assert_true(release(&dev));
 }
 
 static void is_found_by_file_and_by_number(void **state)
@@ -170,6 +176,7 @@ static void is_found_by_file_and_by_number(void **state)
 	struct loop_options opt = options();
 	struct loop_dev dev = LOOP_DEV_INIT, found = LOOP_DEV_INIT;
 	struct stat st;
+	dev_t devno;
 
 	(void)state;
 	need_loop();
@@ -187,9 +194,9 @@ static void is_found_by_file_and_by_number(void **state)
 	/* The finder's hold alone keeps it. */
 	loop_detach(&dev);
 	assert_true(in_use(found.number));
-	loop_detach(&found);
-	assert_true(is_gone(found.number));
-	assert_int_equal(loop_open(found.devno, &dev, NULL), -ENOENT);
+	devno = found.devno;
+	assert_true(release(&found));
+	assert_int_equal(loop_open(devno, &dev, NULL), -ENOENT);
 }
 
 static void a_device_that_is_buffered_is_refused(void **state)

@@ -43,7 +43,8 @@ static int teardown(void **state)
 	return 0;
 }
 
-/* What takes over a closed client's descriptor at once, if @heir_wanted: nothing may be sent there. */
+/* What takes over a closed client's descriptor at once, if @heir_wanted: nothing may be sent there.
+ */
 static int served_fd, heir[2];
 static bool heir_wanted;
 
@@ -486,7 +487,8 @@ static void test_slow_readers_together(void **state)
 /* A client that is gone, with very many commands unread, soon gives its place back. */
 static void test_vanished_with_many(void **state)
 {
-	static const char request[] = "{\"execute\":\"test-flood\",\"arguments\":{\"count\":1,\"size\":1}}";
+	static const char request[] =
+		"{\"execute\":\"test-flood\",\"arguments\":{\"count\":1,\"size\":1}}";
 	struct client c = negotiated(), watch = negotiated();
 	unsigned int sent = 0, seen = 0;
 
@@ -509,7 +511,8 @@ static void test_vanished_with_many(void **state)
 /* Who sends a command and leaves has it executed, however long it is. */
 static void test_vanished_with_long(void **state)
 {
-	static const char head[] = "{\"execute\":\"test-flood\",\"arguments\":{\"count\":1,\"size\":1},\"id\":\"";
+	static const char head[] =
+		"{\"execute\":\"test-flood\",\"arguments\":{\"count\":1,\"size\":1},\"id\":\"";
 	struct client c = negotiated(), watch = negotiated();
 	_cleanup_strbuf_ struct strbuf text = STRBUF_INIT;
 
@@ -665,11 +668,20 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		T(test_dialogue),	  T(test_pipelined),   T(test_late_answer_keeps_order),
-		T(test_events),		  T(test_half_closed), T(test_vanished),
-		T(test_too_many_clients), T(test_slow_reader), T(test_drowned_by_itself),
-		T(test_backpressure),	  T(test_drain),       T(test_fuzz),
-		T(test_slow_readers_together), T(test_vanished_with_many),
+		T(test_dialogue),
+		T(test_pipelined),
+		T(test_late_answer_keeps_order),
+		T(test_events),
+		T(test_half_closed),
+		T(test_vanished),
+		T(test_too_many_clients),
+		T(test_slow_reader),
+		T(test_drowned_by_itself),
+		T(test_backpressure),
+		T(test_drain),
+		T(test_fuzz),
+		T(test_slow_readers_together),
+		T(test_vanished_with_many),
 		T(test_vanished_with_long),
 	};
 

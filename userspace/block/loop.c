@@ -269,6 +269,7 @@ void loop_detach(struct loop_dev *dev)
 		return;
 	closep(&dev->fd);
 	FAULT_POINT("release", dev->path);
-	dev->fd = -1;
 	udev_loop_gone(dev->number);
+	/* Its number is another file's from here on: who kept it would write there. */
+	*dev = (struct loop_dev)LOOP_DEV_INIT;
 }

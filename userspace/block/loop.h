@@ -78,8 +78,8 @@ int loop_find_mode(dev_t dev, ino_t ino, uint64_t offset, bool read_only, struct
 int loop_open(dev_t devno, struct loop_dev *ret, struct err *e);
 
 /*
- * Gives up the caller's hold: closes ret->fd. The device goes now if nobody else
- * has it open, else with its last user. Does nothing on LOOP_DEV_INIT.
+ * Gives up the caller's hold: closes dev->fd, and leaves LOOP_DEV_INIT in @dev. The device goes
+ * now if nobody else has it open, else with its last user. Does nothing on LOOP_DEV_INIT.
  */
 void loop_detach(struct loop_dev *dev);
 

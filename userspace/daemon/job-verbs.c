@@ -1,22 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* The commands about jobs: job-*, block-job-*, query-jobs, query-block-jobs; their events. */
 #include <errno.h>
-#include <stdio.h>
 
 #include "ctl.h"
 #include "job.h"
 #include "state.h"
 
 static const char *const verb_names[JOB_NR_VERBS] = {
-	[JOB_VERB_CANCEL] = "cancel",	    [JOB_VERB_PAUSE] = "pause",
-	[JOB_VERB_RESUME] = "resume",	    [JOB_VERB_SET_SPEED] = "set-speed",
-	[JOB_VERB_COMPLETE] = "complete",   [JOB_VERB_FINALIZE] = "finalize",
+	[JOB_VERB_CANCEL] = "cancel",	  [JOB_VERB_PAUSE] = "pause",
+	[JOB_VERB_RESUME] = "resume",	  [JOB_VERB_SET_SPEED] = "set-speed",
+	[JOB_VERB_COMPLETE] = "complete", [JOB_VERB_FINALIZE] = "finalize",
 	[JOB_VERB_DISMISS] = "dismiss",
 };
 
 #define BIT(s) (1u << (s))
-#define LIVE (BIT(JOB_CREATED) | BIT(JOB_RUNNING) | BIT(JOB_PAUSED) | BIT(JOB_READY) | \
-	      BIT(JOB_STANDBY))
+#define LIVE \
+	(BIT(JOB_CREATED) | BIT(JOB_RUNNING) | BIT(JOB_PAUSED) | BIT(JOB_READY) | BIT(JOB_STANDBY))
 
 /* States that accept a verb (QEMU's table). */
 static const unsigned verb_states[JOB_NR_VERBS] = {
@@ -54,18 +53,47 @@ static int find(struct json *args, bool block, const char *key, struct job **ret
 	return err_set(e, ENOENT, "Job not found");
 }
 
-/* To the kernel's job, if that can still be told something: one on demand may have saved all. */
+/*
+ * To the kernel's job, if that can still be told something: one on demand may have saved all.
+ * -ESTALE: it has concluded, and nothing here knows yet.
+ */
 static int tell_kernel(struct job *j, const char *what, struct err *e)
 {
 	int r = view_message(j->source, j->on_demand ? NULL : e, NULL, "job %s %s", j->id, what);
 
-	return j->on_demand ? 0 : r;
+	if (j->on_demand)
+		return 0;
+	return r == -EPERM ? -ESTALE : r;
 }
 
-static int do_pause(struct job *j, struct err *e)
+typedef int (*verb_fn)(struct job *j, struct json *args, struct err *e);
+
+/*
+ * A verb that meets a job which has just concluded in the kernel does what it would have
+ * done a moment later: the job goes on to its end, then it is looked for again.
+ */
+static int on_job(struct json *args, bool block, const char *key, verb_fn fn, struct err *e)
+{
+	_cleanup_free_ char *dm = NULL;
+	struct job *j;
+	int r = find(args, block, key, &j, e);
+
+	if (!r)
+		r = fn(j, args, e);
+	if (r != -ESTALE)
+		return r;
+	err_clear(e);
+	dm = xstrdup(j->source->dm);
+	job_advance_view(dm);
+	r = find(args, block, key, &j, e);
+	return r ? r : fn(j, args, e);
+}
+
+static int do_pause(struct job *j, struct json *args, struct err *e)
 {
 	int r = check_verb(j, JOB_VERB_PAUSE, e);
 
+	(void)args;
 	if (r)
 		return r;
 	if (j->user_paused)
@@ -80,17 +108,19 @@ static int do_pause(struct job *j, struct err *e)
 	return state_save(e);
 }
 
-static int do_resume(struct job *j, struct err *e)
+static int do_resume(struct job *j, struct json *args, struct err *e)
 {
 	int r;
 
+	(void)args;
 	if (!j->user_paused)
 		return err_set(e, EPERM, "Can't resume a job that was not paused");
 	r = check_verb(j, JOB_VERB_RESUME, e);
 	if (!r)
 		r = tell_kernel(j, "resume", e);
 	if (!r && j->on_demand)
-		r = tell_kernel(j, "pause", e); /* what had failed was retried; no background copy */
+		r = tell_kernel(j, "pause",
+				e); /* what had failed was retried; no background copy */
 	if (r)
 		return r;
 	core_lock();
@@ -101,28 +131,31 @@ static int do_resume(struct job *j, struct err *e)
 	return state_save(e);
 }
 
-static int do_cancel(struct job *j, struct err *e)
+static int do_cancel(struct job *j, struct json *args, struct err *e)
 {
 	int r = check_verb(j, JOB_VERB_CANCEL, e);
 
+	(void)args;
 	if (!r)
 		r = job_cancel(j, e);
 	return r ? r : state_save(e);
 }
 
-static int do_finalize(struct job *j, struct err *e)
+static int do_finalize(struct job *j, struct json *args, struct err *e)
 {
 	int r = check_verb(j, JOB_VERB_FINALIZE, e);
 
+	(void)args;
 	if (!r)
 		r = job_finalize(j, e);
 	return r ? r : state_save(e);
 }
 
-static int do_dismiss(struct job *j, struct err *e)
+static int do_dismiss(struct job *j, struct json *args, struct err *e)
 {
 	int r = check_verb(j, JOB_VERB_DISMISS, e);
 
+	(void)args;
 	if (r)
 		return r;
 	job_dismiss(j);
@@ -139,23 +172,58 @@ static int end_soon(struct job *j, bool soft_cancel, struct err *e)
 	return state_save(e);
 }
 
-static int do_complete(struct job *j, struct err *e)
+static int do_complete(struct job *j, struct json *args, struct err *e)
 {
 	int r = check_verb(j, JOB_VERB_COMPLETE, e);
 
+	(void)args;
 	if (!r && (!j->type->completable || j->soft_cancel))
 		r = err_set(e, EPERM, "The active block job '%s' cannot be completed", j->id);
 	return r ? r : end_soon(j, false, e);
 }
 
-#define VERB(fn, block, key)                                                        \
+static int do_block_cancel(struct job *j, struct json *args, struct err *e)
+{
+	bool force = false;
+	int r = json_opt_bool(args, "force", &force, e);
+
+	if (r)
+		return r;
+	if (j->user_paused && !force)
+		return err_set(e, EBUSY, "The block job for device '%s' is currently paused",
+			       j->id);
+	if (!force && j->type->completable && j->status == JOB_READY)
+		return end_soon(j, true, e);
+	return do_cancel(j, args, e);
+}
+
+static int do_set_speed(struct job *j, struct json *args, struct err *e)
+{
+	_cleanup_free_ char *what = NULL;
+	int64_t speed;
+	int r = json_need_int(args, "speed", &speed, e);
+
+	if (!r)
+		r = check_verb(j, JOB_VERB_SET_SPEED, e);
+	if (r)
+		return r;
+	if (speed < 0)
+		return err_set(e, EINVAL, "Parameter 'speed' expects a non-negative value");
+	what = xasprintf("speed %lld", (long long)speed);
+	r = tell_kernel(j, what, e);
+	if (r)
+		return r;
+	core_lock();
+	j->speed = speed;
+	core_unlock();
+	return state_save(e);
+}
+
+#define VERB(fn, block, key)                                                         \
 	static int fn##_##block(struct json *args, struct json **ret, struct err *e) \
-	{                                                                           \
-		struct job *j;                                                      \
-		int r = find(args, block, key, &j, e);                              \
-                                                                                    \
-		(void)ret;                                                          \
-		return r ? r : fn(j, e);                                            \
+	{                                                                            \
+		(void)ret;                                                           \
+		return on_job(args, block, key, fn, e);                              \
 	}
 VERB(do_pause, 0, "id")
 VERB(do_pause, 1, "device")
@@ -168,71 +236,27 @@ VERB(do_dismiss, 0, "id")
 VERB(do_dismiss, 1, "id")
 VERB(do_complete, 0, "id")
 VERB(do_complete, 1, "device")
+VERB(do_block_cancel, 1, "device")
+VERB(do_set_speed, 1, "device")
 
-static int block_cancel(struct json *args, struct json **ret, struct err *e)
-{
-	bool force = false;
-	struct job *j;
-	int r;
-
-	(void)ret;
-	r = find(args, true, "device", &j, e);
-	if (!r)
-		r = json_opt_bool(args, "force", &force, e);
-	if (r)
-		return r;
-	if (j->user_paused && !force)
-		return err_set(e, EBUSY, "The block job for device '%s' is currently paused", j->id);
-	if (!force && j->type->completable && j->status == JOB_READY)
-		return end_soon(j, true, e);
-	return do_cancel(j, e);
-}
-
-static int set_speed(struct json *args, struct json **ret, struct err *e)
-{
-	struct job *j;
-	char text[40];
-	int64_t speed;
-	int r;
-
-	(void)ret;
-	r = find(args, true, "device", &j, e);
-	if (!r)
-		r = json_need_int(args, "speed", &speed, e);
-	if (!r)
-		r = check_verb(j, JOB_VERB_SET_SPEED, e);
-	if (r)
-		return r;
-	if (speed < 0)
-		return err_set(e, EINVAL, "Parameter 'speed' expects a non-negative value");
-	snprintf(text, sizeof(text), "speed %lld", (long long)speed);
-	r = tell_kernel(j, text, e);
-	if (r)
-		return r;
-	core_lock();
-	j->speed = speed;
-	core_unlock();
-	return state_save(e);
-}
-
-#define HANDLER(name, fn)                            \
-	static void name(struct qmp_call *call)      \
-	{                                            \
-		ctl_command(call, fn);               \
+#define HANDLER(name, fn)                       \
+	static void name(struct qmp_call *call) \
+	{                                       \
+		ctl_command(call, fn);          \
 	}
 HANDLER(cmd_job_pause, do_pause_0)
 HANDLER(cmd_block_job_pause, do_pause_1)
 HANDLER(cmd_job_resume, do_resume_0)
 HANDLER(cmd_block_job_resume, do_resume_1)
 HANDLER(cmd_job_cancel, do_cancel_0)
-HANDLER(cmd_block_job_cancel, block_cancel)
+HANDLER(cmd_block_job_cancel, do_block_cancel_1)
 HANDLER(cmd_job_finalize, do_finalize_0)
 HANDLER(cmd_block_job_finalize, do_finalize_1)
 HANDLER(cmd_job_dismiss, do_dismiss_0)
 HANDLER(cmd_block_job_dismiss, do_dismiss_1)
 HANDLER(cmd_job_complete, do_complete_0)
 HANDLER(cmd_block_job_complete, do_complete_1)
-HANDLER(cmd_set_speed, set_speed)
+HANDLER(cmd_set_speed, do_set_speed_1)
 
 /* How far it is, asked of the kernel now: status there never waits. */
 static void refresh(struct job *j)
@@ -262,10 +286,9 @@ static void cmd_query_jobs(struct qmp_call *call)
 	list_for_each(j, &job_list, link) {
 		refresh(j);
 		json_append(arr, json_pack("{s:I, s:s, s:I, s:s, s:s, s:s?}", "current-progress",
-					   (int64_t)j->offset, "status",
-					   job_status_name(j->status), "total-progress",
-					   (int64_t)j->len, "type", j->type->name, "id", j->id,
-					   "error", j->error));
+					   (int64_t)j->offset, "status", job_status_name(j->status),
+					   "total-progress", (int64_t)j->len, "type", j->type->name,
+					   "id", j->id, "error", j->error));
 	}
 	core_unlock();
 	ctl_answer(call, arr);
@@ -281,14 +304,18 @@ static void cmd_query_block_jobs(struct qmp_call *call)
 		if (!j->type->block)
 			continue;
 		refresh(j);
-		json_append(arr,
-			    json_pack("{s:b, s:s, s:s, s:b, s:b, s:I, s:I, s:s, s:b, s:I, s:b, s:s, s:s?}",
-				      "auto-finalize", j->auto_finalize, "io-status", j->io_status,
-				      "device", j->id, "auto-dismiss", j->auto_dismiss, "busy",
-				      j->status == JOB_RUNNING, "len", (int64_t)j->len, "offset",
-				      (int64_t)j->offset, "status", job_status_name(j->status),
-				      "paused", j->status == JOB_PAUSED || j->status == JOB_STANDBY, "speed", j->speed, "ready",
-				      j->status == JOB_READY || j->status == JOB_STANDBY, "type", j->type->name, "error", j->error));
+		json_append(
+			arr,
+			json_pack(
+				"{s:b, s:s, s:s, s:b, s:b, s:I, s:I, s:s, s:b, s:I, s:b, s:s, s:s?}",
+				"auto-finalize", j->auto_finalize, "io-status", j->io_status,
+				"device", j->id, "auto-dismiss", j->auto_dismiss, "busy",
+				j->status == JOB_RUNNING, "len", (int64_t)j->len, "offset",
+				(int64_t)j->offset, "status", job_status_name(j->status), "paused",
+				j->status == JOB_PAUSED || j->status == JOB_STANDBY, "speed",
+				j->speed, "ready",
+				j->status == JOB_READY || j->status == JOB_STANDBY, "type",
+				j->type->name, "error", j->error));
 	}
 	core_unlock();
 	ctl_answer(call, arr);
@@ -308,16 +335,15 @@ static const struct qapi_member speed_args[] = {
 };
 
 static const char *const type_values[] = { "backup", "commit", "create", "mirror", "stream", NULL };
-static const char *const status_values[] = { "created", "running",   "paused",	"ready",
-					     "standby", "waiting",   "pending", "aborting",
+static const char *const status_values[] = { "created",	  "running", "paused",	"ready",
+					     "standby",	  "waiting", "pending", "aborting",
 					     "concluded", "null",    NULL };
 static const char *const io_status_values[] = { "ok", "failed", "nospace", NULL };
 static const char *const operation_values[] = { "read", "write", NULL };
 static const char *const action_values[] = { "ignore", "report", "stop", NULL };
 static const struct qapi_type job_type_enum = QAPI_ENUM("JobType", type_values);
 static const struct qapi_type job_status_enum = QAPI_ENUM("JobStatus", status_values);
-static const struct qapi_type io_status_enum =
-	QAPI_ENUM("BlockDeviceIoStatus", io_status_values);
+static const struct qapi_type io_status_enum = QAPI_ENUM("BlockDeviceIoStatus", io_status_values);
 static const struct qapi_type operation_enum = QAPI_ENUM("IoOperationType", operation_values);
 static const struct qapi_type action_enum = QAPI_ENUM("BlockErrorAction", action_values);
 
@@ -377,9 +403,12 @@ static const struct qapi_member status_data[] = {
 	{ 0 },
 };
 static const struct qapi_member end_data[] = {
-	{ "type", &job_type_enum, 0, NULL }, { "device", &qapi_str, 0, NULL },
-	{ "len", &qapi_int, 0, NULL },	     { "offset", &qapi_int, 0, NULL },
-	{ "speed", &qapi_int, 0, NULL },     { "error", &qapi_str, QAPI_OPT, NULL },
+	{ "type", &job_type_enum, 0, NULL },
+	{ "device", &qapi_str, 0, NULL },
+	{ "len", &qapi_int, 0, NULL },
+	{ "offset", &qapi_int, 0, NULL },
+	{ "speed", &qapi_int, 0, NULL },
+	{ "error", &qapi_str, QAPI_OPT, NULL },
 	{ 0 },
 };
 static const struct qapi_member cancelled_data[] = {
@@ -400,8 +429,11 @@ static const struct qapi_member error_data[] = {
 };
 
 const struct qmp_event_def job_events[] = {
-	{ "JOB_STATUS_CHANGE", status_data },	{ "BLOCK_JOB_COMPLETED", end_data },
-	{ "BLOCK_JOB_CANCELLED", cancelled_data }, { "BLOCK_JOB_PENDING", pending_data },
-	{ "BLOCK_JOB_ERROR", error_data },	{ "BLOCK_JOB_READY", cancelled_data },
+	{ "JOB_STATUS_CHANGE", status_data },
+	{ "BLOCK_JOB_COMPLETED", end_data },
+	{ "BLOCK_JOB_CANCELLED", cancelled_data },
+	{ "BLOCK_JOB_PENDING", pending_data },
+	{ "BLOCK_JOB_ERROR", error_data },
+	{ "BLOCK_JOB_READY", cancelled_data },
 	{ 0 },
 };

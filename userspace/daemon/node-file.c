@@ -162,7 +162,6 @@ static void retake_lock(struct node *p)
 	struct err e = ERR_INIT;
 
 	loop_detach(&p->loop);
-	p->loop = (struct loop_dev)LOOP_DEV_INIT;
 	p->lock_adopted = false;
 	if (image_lock_change(p->fd, p->filename, &p->lock, want, &e))
 		log_warn("Others may use an image that is open here: %s", e.msg);

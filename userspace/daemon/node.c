@@ -74,7 +74,6 @@ void node_link(struct node *n)
 static void release_file(struct node *file)
 {
 	loop_detach(&file->loop);
-	file->loop = (struct loop_dev)LOOP_DEV_INIT;
 	if (!file->lock_adopted)
 		image_unlock(file->fd, &file->lock);
 	file->lock_adopted = false;
