@@ -159,7 +159,7 @@ struct lc_job {
 	struct list_head syncs;	/* guests' writes that wait for the destination, in order of arrival */
 	u64 cursor;		/* the background's next grain */
 	u64 skipped;		/* the first that it left out, being locked; or U64_MAX */
-	u64 turn;		/* the first that guests' writes to both sides were in the way of; or U64_MAX */
+	u64 turn;		/* the first that it found in use: has it next (J4); or U64_MAX */
 	bool flushed;
 	bool no_write_zeroes;	/* the destination refused one */
 	struct lc_ratelimit rate;
@@ -258,7 +258,8 @@ u64 lc_piece_lock(struct lc_piece *p, u64 nr);
 /**
  * lc_piece_begin() - Set out with a piece of the background
  *
- * It has its grains, which have looked like @kind, memory for them, and the lock if its job needs one.
+ * It has its grains, which have looked like @kind, memory for them, and the lock if its job
+ * needs one.
  */
 void lc_piece_begin(struct lc_piece *p, enum lc_kind kind);
 

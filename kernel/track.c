@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * What guests' writes tell a tracking job: the note in the map path, the mark when a write
- * has completed, and the wait of a write that is to be on both sides (J1 to J3 in
+ * has completed, and the wait of a write that is to be on both sides (J1 to J4 in
  * Documentation/design/jobs.rst).
  *
- * A write is marked after it has completed on the source and before it is acknowledged. The job clears
- * a grain's bit before it reads the grain. So a write that the read has missed is marked after
- * the bit was cleared, and the grain is copied again.
+ * A write is marked after it has completed on the source and before it is acknowledged. The job
+ * clears a grain's bit before it reads the grain. So a write that the read has missed is marked
+ * after the bit was cleared, and the grain is copied again.
  *
  * While the job is eager a write to clean grains is not marked but handed to the job, which
  * reads it back from the source and writes it to the destination: so it does not matter what the
@@ -24,8 +24,8 @@
 void __lc_track_update(struct lc_job *job)
 {
 	lockdep_assert_held(&job->lock);
-	WRITE_ONCE(job->eager, (job->both || job->completing || job->converge) &&
-				       !job->stopped && !job->ending);
+	WRITE_ONCE(job->eager, (job->both || job->completing || job->converge) && !job->stopped &&
+				       !job->ending);
 }
 
 static bool is_eager(struct lc_job *job)
@@ -190,7 +190,7 @@ static void take_new(struct lc_job *job)
 	spin_unlock_irqrestore(&job->lock, flags);
 }
 
-/* The background is to have the grain next: see copy.c. */
+/* J4: the background is to have a grain of it next. */
 static bool waits_its_turn(struct lc_job *job, struct lc_track_io *t)
 {
 	return job->turn >= t->sector >> job->grain_shift &&
