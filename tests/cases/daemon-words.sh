@@ -14,6 +14,9 @@ qemu-img create -q -f qcow2 small 8M
 qemu-img create -q -f qcow2 big 32M
 qemu-img create -q -f raw raw 16M
 qemu-img create -q -u -f qcow2 -b gone -F qcow2 orphan 16M
+qemu-img create -q -f qcow2 lo 16M
+qemu-img create -q -f qcow2 -b lo -F qcow2 mid
+qemu-img create -q -f qcow2 -b mid -F qcow2 hi
 : >empty
 head -c 1M /dev/zero >magic
 all=$(sums ./*)
