@@ -6,6 +6,7 @@
 require qemu-img qemu-storage-daemon
 plan 7
 place 100
+load_module
 
 cd "$IMG" || bail "no $IMG"
 qemu-img create -q -f qcow2 good 16M
