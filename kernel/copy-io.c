@@ -163,7 +163,8 @@ void lc_piece_submit_zeroes(struct lc_piece *p, struct block_device *bdev, secto
 	}
 	for (; nr; sector += len, nr -= len) {
 		len = min(nr, max);
-		bio = piece_bio(p, bdev, REQ_OP_WRITE_ZEROES, sector, 0);
+		bio = piece_bio(p, bdev, REQ_OP_WRITE_ZEROES |
+				(p->job->nounmap ? REQ_NOUNMAP : 0), sector, 0);
 		bio->bi_iter.bi_size = len << SECTOR_SHIFT;
 		submit_bio_noacct(bio);
 	}
@@ -203,6 +204,13 @@ static void buf_free(struct lc_copy_buf *buf)
 		__free_page(buf->page[i]);
 }
 
+static void everything(struct lc_job *job)
+{
+	bitmap_set(job->todo, 0, job->nr_grains);
+	atomic64_set(&job->left, job->nr_grains);
+	atomic64_set(&job->remaining, (u64)job->nr_sectors << SECTOR_SHIFT);
+}
+
 int lc_copy_engine_init(struct lc_job *job)
 {
 	unsigned int i, noio = memalloc_noio_save();
@@ -211,7 +219,9 @@ int lc_copy_engine_init(struct lc_job *job)
 	job->todo = kvcalloc(BITS_TO_LONGS(job->nr_grains), sizeof(long), GFP_KERNEL);
 	job->piece_mem = kvcalloc(LC_JOB_PIECES, sizeof(*job->piece_mem), GFP_KERNEL);
 	job->buf_mem = kvcalloc(LC_JOB_BUFS, sizeof(*job->buf_mem), GFP_KERNEL);
-	if (!job->todo || !job->piece_mem || !job->buf_mem)
+	if (job->zeroed)
+		job->written = kvcalloc(BITS_TO_LONGS(job->nr_grains), sizeof(long), GFP_KERNEL);
+	if (!job->todo || !job->piece_mem || !job->buf_mem || (job->zeroed && !job->written))
 		goto out;
 	for (i = 0; i < LC_JOB_BUFS; i++) {
 		if (!buf_alloc(&job->buf_mem[i]))
@@ -221,11 +231,12 @@ int lc_copy_engine_init(struct lc_job *job)
 	job->nr_bufs = LC_JOB_BUFS;
 	for (i = 0; i < LC_JOB_PIECES; i++) {
 		job->piece_mem[i].job = job;
+		INIT_LIST_HEAD(&job->piece_mem[i].active);
 		list_add_tail(&job->piece_mem[i].list, &job->pieces);
 	}
-	bitmap_set(job->todo, 0, job->nr_grains);
-	job->left = job->nr_grains;
-	job->skipped = U64_MAX;
+	job->skipped = job->turn = U64_MAX;
+	if (!job->new_only)
+		everything(job);
 	r = 0;
 out:
 	memalloc_noio_restore(noio);
@@ -241,9 +252,11 @@ void lc_copy_engine_exit(struct lc_job *job)
 	kvfree(job->buf_mem);
 	kvfree(job->piece_mem);
 	kvfree(job->todo);
+	kvfree(job->written);
 	job->buf_mem = NULL;
 	job->piece_mem = NULL;
 	job->todo = NULL;
+	job->written = NULL;
 }
 
 int lc_copy_io_init(struct lc_jobs *jobs)

@@ -53,6 +53,46 @@ static inline bool lc_copy_wants(struct lc_view *view, u64 first_block, u64 nr)
  */
 bool lc_copy_before_write(struct lc_view *view, struct lc_copy_waiter *w);
 
+/*
+ * A guest's write, as a tracking job sees it. In the bio's per-bio data, valid from map to its
+ * acknowledgement.
+ */
+struct lc_track_io {
+	sector_t sector, nr;		/* nr 0: there is nothing to be told */
+
+	/* private: track.c */
+	struct list_head list;
+	struct bio *bio;
+	struct lc_piece *piece;		/* that copies it */
+	unsigned long since;		/* jiffies */
+};
+
+void __lc_track_note(struct lc_view *view, struct bio *bio, struct lc_track_io *t);
+bool __lc_track_done(struct lc_view *view, struct bio *bio, struct lc_track_io *t, bool good);
+
+/**
+ * lc_track_note() - a write is about to be mapped; its sectors are noted
+ *
+ * May cut the bio. Context: the map method. Tracking begins while suspended only, so whoever finds a job when
+ * the write has completed has found it here, too.
+ */
+static inline void lc_track_note(struct lc_view *view, struct bio *bio, struct lc_track_io *t)
+{
+	if (unlikely(rcu_access_pointer(view->track)))
+		__lc_track_note(view, bio, t);
+}
+
+/**
+ * lc_track_done() - a write has completed, and is not acknowledged yet
+ *
+ * Context: any. Return: true: the job keeps the bio for now, and calls its bi_end_io again.
+ */
+static inline bool lc_track_done(struct lc_view *view, struct bio *bio, struct lc_track_io *t,
+				 bool good)
+{
+	return unlikely(rcu_access_pointer(view->track)) && __lc_track_done(view, bio, t, good);
+}
+
 /* Life of a view's jobs. lc_jobs_exit() is called with nothing in flight. */
 int lc_jobs_init(struct lc_view *view, char **error);
 void lc_jobs_exit(struct lc_view *view);
@@ -67,14 +107,18 @@ void lc_jobs_quiesce(struct lc_view *view, bool noflush);
 void lc_jobs_wait(struct lc_view *view);
 void lc_jobs_resume(struct lc_view *view);
 
+/* The live table goes away while suspended: no job's I/O is in flight afterwards. */
+void lc_jobs_stop(struct lc_view *view);
+
 /* Whether a job that has not concluded writes to the layer. Under view->mutex. */
 bool lc_jobs_use_layer(struct lc_view *view, const struct lc_layer *layer);
 
 /*
- * Messages `copy` and `job`, argv[0] is the verb. Called under view->mutex; @ti is the live target. Return 0, or an
+ * Messages `copy`, `promote` and `job`, argv[0] is the verb. Called under view->mutex; @ti is the live target. Return 0, or an
  * errno after a sentence in the log (lc_refuse(), message.h).
  */
 int lc_message_copy(struct lc_view *view, struct dm_target *ti, unsigned int argc, char **argv);
+int lc_message_promote(struct lc_view *view, struct dm_target *ti, unsigned int argc, char **argv);
 int lc_message_job(struct lc_view *view, struct dm_target *ti, unsigned int argc, char **argv);
 
 /* Emits " <#jobs> {...}*" as the status line wants it. Under view->mutex. */

@@ -18,20 +18,29 @@ void lc_io_queue(struct lc_io *io)
 	queue_work(io->view->wq, &io->work);
 }
 
+void lc_io_init_job(struct lc_io *io, struct lc_view *view, sector_t pos, sector_t end,
+		    bool (*start)(struct lc_io *io), void (*done)(struct lc_io *io))
+{
+	io->view = view;
+	io->start = start;
+	io->step = start;
+	io->done = done;
+	io->status = BLK_STS_OK;
+	io->locked = false;
+	io->no_write_zeroes = false;
+	io->read_failed = false;
+	io->wait.parked = false;
+	io->buf = NULL;
+	io->pos = pos;
+	io->end = end;
+	INIT_WORK(&io->work, io_work);
+}
+
 struct lc_io *lc_io_init(struct lc_view *view, struct bio *bio, bool (*start)(struct lc_io *io))
 {
 	struct lc_io *io = dm_per_bio_data(bio, sizeof(*io));
 
-	io->view = view;
-	io->start = start;
-	io->step = start;
-	io->status = BLK_STS_OK;
-	io->locked = false;
-	io->no_write_zeroes = false;
-	io->buf = NULL;
-	io->pos = bio->bi_iter.bi_sector;
-	io->end = bio_end_sector(bio);
-	INIT_WORK(&io->work, io_work);
+	lc_io_init_job(io, view, bio->bi_iter.bi_sector, bio_end_sector(bio), start, NULL);
 	return io;
 }
 
@@ -50,11 +59,17 @@ void lc_io_child_done(struct lc_io *io, blk_status_t status)
 
 bool lc_io_finish(struct lc_io *io)
 {
-	struct bio *bio = lc_io_bio(io);
+	struct bio *bio;
 
 	if (io->buf)
 		lc_buf_put(&io->view->bufs, io->buf);
+	io->buf = NULL;
 	lc_io_unlock(io);
+	if (io->done) {
+		io->done(io);
+		return false;
+	}
+	bio = lc_io_bio(io);
 	bio->bi_status = io->status;
 	bio_endio(bio);
 	return false;
@@ -84,11 +99,17 @@ bool lc_io_park(struct lc_io *io, enum lc_want want, u64 key,
 {
 	io->wait.want = want;
 	io->wait.key = key;
-	io->wait.is_bio = true;
+	io->wait.is_bio = !io->done;
 	io->wait.status = BLK_STS_OK;
 	io->wait.wake = io_wake;
 	lc_park(io->view, &io->wait, recheck);
 	return false;
+}
+
+void lc_io_give_up(struct lc_io *io)
+{
+	if (lc_unpark(io->view, &io->wait))
+		io_wake(&io->wait, false);
 }
 
 /*

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * A guest's bio on the slow path: a state machine whose state lives in the bio's
- * per-bio data, so that being slow allocates nothing.
+ * per-bio data, so that being slow allocates nothing. A job that changes blocks of its own accord has
+ * ios without a bio (@done).
  *
  * A step does its part and returns true when the next one (io->step) may run right
  * away; or it has handed the io over (to children in flight, the lock table, the
@@ -28,11 +29,13 @@ struct lc_io {
 	bool (*step)(struct lc_io *io);
 	bool (*locked_next)(struct lc_io *io);	/* lc_io_lock()'s */
 	bool (*wrote_next)(struct lc_io *io);	/* lc_write_range()'s */
+	void (*done)(struct lc_io *io);		/* a job's: instead of completing a bio; may free it */
 	struct work_struct work;
 	atomic_t pending;		/* children in flight, and 1 while they are being sent */
 	blk_status_t status;
 	bool locked;
 	bool no_write_zeroes;		/* the device has refused that op */
+	bool read_failed;		/* @status is that of a read around */
 
 	sector_t pos, end;		/* of the view: what is not done yet */
 	sector_t locked_end;		/* how far the locked blocks go, at most to @end */
@@ -49,9 +52,10 @@ struct lc_io {
 	bool around;			/* one grain, of which something around the guest's part is kept */
 	struct lc_buf *buf;		/* ... which comes together here */
 
+	struct lc_track_io track;	/* lc_map()'s and lc_end_io()'s; not for steps */
 	struct lc_read read[2];
+	struct lc_waiter wait;
 	union {
-		struct lc_waiter wait;
 		struct lc_buf_waiter buf_wait;
 		struct lc_copy_waiter copy;
 		struct list_head list;	/* in the commit's waiters */
@@ -65,6 +69,13 @@ static inline struct bio *lc_io_bio(struct lc_io *io)
 
 /* Makes a bio's per-bio data an io. */
 struct lc_io *lc_io_init(struct lc_view *view, struct bio *bio, bool (*start)(struct lc_io *io));
+
+/* Makes ready an io without a bio for sectors [pos, end); lc_io_queue() starts it. */
+void lc_io_init_job(struct lc_io *io, struct lc_view *view, sector_t pos, sector_t end,
+		    bool (*start)(struct lc_io *io), void (*done)(struct lc_io *io));
+
+/* If it waits for user space it is finished with BLK_STS_DM_REQUEUE. Context: any. */
+void lc_io_give_up(struct lc_io *io);
 
 /* Starts @bio at step @start, in view->wq. Context: any that may not sleep. */
 void lc_io_start(struct lc_view *view, struct bio *bio, bool (*start)(struct lc_io *io));
@@ -121,6 +132,14 @@ bool lc_io_homes(struct lc_io *io, u64 block, u64 nr);
  * stop and @next runs.
  */
 bool lc_write_range(struct lc_io *io, sector_t stop, bool (*next)(struct lc_io *io));
+
+/**
+ * lc_write_copy() - give locked grains a copy of their own in the active layer
+ *
+ * [io->whole, io->whole_end): whole grains, which are not in the active layer; as many of them as there is space for in one
+ * place get one. Then whole_end is the end of these and @next runs.
+ */
+bool lc_write_copy(struct lc_io *io, bool (*next)(struct lc_io *io));
 
 /* The end of a write that has changed what it had to: FUA, if asked for, then lc_io_finish(). */
 bool lc_write_end(struct lc_io *io);

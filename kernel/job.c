@@ -36,6 +36,17 @@ static void __set_state(struct lc_job *job, enum lc_job_state state)
 	lc_view_event(job->view);
 }
 
+static void __job_pause(struct lc_job *job)
+{
+	lockdep_assert_held(&job->lock);
+	if (job->state == LC_JOB_CREATED)
+		job->user_paused = true;
+	else if (job->state == LC_JOB_RUNNING)
+		__set_state(job, LC_JOB_PAUSED);
+	else if (job->state == LC_JOB_READY)
+		__set_state(job, LC_JOB_STANDBY);
+}
+
 bool lc_job_fail(struct lc_job *job, enum lc_job_side side, int error)
 {
 	unsigned long flags;
@@ -47,7 +58,8 @@ bool lc_job_fail(struct lc_job *job, enum lc_job_side side, int error)
 		job->stopped = true;
 		job->side = side;
 		job->error = error;
-		__set_state(job, LC_JOB_PAUSED);
+		__job_pause(job);
+		__lc_track_update(job);
 		lc_view_event(job->view);
 	}
 	spin_unlock_irqrestore(&job->lock, flags);
@@ -56,17 +68,46 @@ bool lc_job_fail(struct lc_job *job, enum lc_job_side side, int error)
 	return stop;
 }
 
+static void __job_end(struct lc_job *job, enum lc_job_side side, int error)
+{
+	lockdep_assert_held(&job->lock);
+	if (job->ending)
+		return;
+	WRITE_ONCE(job->ending, true);
+	job->side = side;
+	job->error = error;
+	__lc_track_update(job);
+	lc_job_kick(job);
+}
+
 void lc_job_end(struct lc_job *job, enum lc_job_side side, int error)
 {
 	unsigned long flags;
 
 	spin_lock_irqsave(&job->lock, flags);
-	if (!job->ending) {
-		WRITE_ONCE(job->ending, true);
-		job->side = side;
-		job->error = error;
-		lc_job_kick(job);
-	}
+	__job_end(job, side, error);
+	spin_unlock_irqrestore(&job->lock, flags);
+}
+
+void lc_job_drained(struct lc_job *job)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(&job->lock, flags);
+	if (job->draining)
+		__job_end(job, LC_SIDE_WRITE, 0);
+	spin_unlock_irqrestore(&job->lock, flags);
+}
+
+void lc_job_is_ready(struct lc_job *job)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(&job->lock, flags);
+	job->converge = false;
+	__lc_track_update(job);
+	if (job->state == LC_JOB_RUNNING)
+		__set_state(job, LC_JOB_READY);
 	spin_unlock_irqrestore(&job->lock, flags);
 }
 
@@ -112,12 +153,38 @@ bool lc_jobs_use_layer(struct lc_view *view, const struct lc_layer *layer)
 
 /* --- birth and death -------------------------------------------------------------------- */
 
+/* How often the work item goes on at once before it lets others run. */
+#define LC_ROUNDS 16
+
+static void job_work(struct work_struct *work)
+{
+	struct lc_job *job = container_of(to_delayed_work(work), struct lc_job, work);
+	struct lc_jobs *jobs = job->view->jobs;
+	unsigned long wake = MAX_SCHEDULE_TIMEOUT;
+	unsigned int rounds;
+
+	atomic_inc(&jobs->running);
+	/* paired with the one in lc_jobs_quiesce() */
+	smp_mb__after_atomic();
+	/* A fast device has completed by now what was begun; but others want to run, too. */
+	for (rounds = 0; rounds < LC_ROUNDS && READ_ONCE(job->state) != LC_JOB_CONCLUDED; rounds++) {
+		wake = job->run(job);
+		if (list_empty_careful(&job->done))
+			break;
+	}
+	if (wake != MAX_SCHEDULE_TIMEOUT && READ_ONCE(job->state) != LC_JOB_CONCLUDED)
+		lc_job_wake(job, wake);
+	if (atomic_dec_and_test(&jobs->running))
+		wake_up(&jobs->idle);
+}
+
 static void job_free_work(struct work_struct *work)
 {
 	struct lc_job *job = container_of(to_rcu_work(work), struct lc_job, free_work);
 
 	cancel_delayed_work_sync(&job->work);
 	lc_copy_engine_exit(job);
+	lc_promote_exit(job);
 	kfree(job);
 }
 
@@ -132,16 +199,22 @@ struct lc_job *lc_job_new(struct lc_view *view, const char *name)
 	strscpy(job->name, name, sizeof(job->name));
 	job->view = view;
 	job->nr_sectors = view->nr_sectors;
+	atomic64_set(&job->left, 0);
+	atomic64_set(&job->remaining, 0);
 	spin_lock_init(&job->lock);
 	INIT_LIST_HEAD(&job->list);
 	INIT_LIST_HEAD(&job->cbw);
 	INIT_LIST_HEAD(&job->done);
 	INIT_LIST_HEAD(&job->waits_new);
 	INIT_LIST_HEAD(&job->waits);
+	INIT_LIST_HEAD(&job->syncs_new);
+	INIT_LIST_HEAD(&job->syncs);
+	INIT_LIST_HEAD(&job->active);
 	INIT_LIST_HEAD(&job->retry);
 	INIT_LIST_HEAD(&job->pieces);
 	INIT_LIST_HEAD(&job->bufs);
-	INIT_DELAYED_WORK(&job->work, lc_copy_work);
+	job->run = lc_copy_run;
+	INIT_DELAYED_WORK(&job->work, job_work);
 	INIT_RCU_WORK(&job->free_work, job_free_work);
 	return job;
 }
@@ -149,6 +222,7 @@ struct lc_job *lc_job_new(struct lc_view *view, const char *name)
 void lc_job_destroy(struct lc_job *job)
 {
 	lc_copy_engine_exit(job);
+	lc_promote_exit(job);
 	kfree(job);
 }
 
@@ -171,6 +245,8 @@ static void job_go(struct lc_job *job)
 	spin_lock_irqsave(&job->lock, flags);
 	if (job->state == LC_JOB_CREATED && !job->ending)
 		__set_state(job, job->user_paused ? LC_JOB_PAUSED : LC_JOB_RUNNING);
+	job->completing = job->draining = false;
+	__lc_track_update(job);
 	spin_unlock_irqrestore(&job->lock, flags);
 	lc_job_kick(job);
 }
@@ -188,6 +264,8 @@ void lc_job_add(struct lc_job *job)
 		set_copy_shift(view);
 		lc_cbw_add(job);
 	}
+	if (job->track)
+		lc_track_add(job);
 	if (READ_ONCE(jobs->live))
 		job_go(job);
 	lc_view_event(view);
@@ -238,6 +316,7 @@ void lc_jobs_exit(struct lc_view *view)
 
 	list_for_each_entry_safe(job, next, &jobs->list, list) {
 		lc_cbw_remove(job);
+		lc_track_remove(job);
 		list_del_init(&job->list);
 		queue_rcu_work(view->wq, &job->free_work);
 	}
@@ -251,27 +330,44 @@ void lc_jobs_exit(struct lc_view *view)
 
 /* --- verbs ------------------------------------------------------------------------------- */
 
-static void __job_pause(struct lc_job *job)
-{
-	lockdep_assert_held(&job->lock);
-	if (job->state == LC_JOB_CREATED)
-		job->user_paused = true;
-	else if (job->state == LC_JOB_RUNNING)
-		__set_state(job, LC_JOB_PAUSED);
-}
-
 static void __job_resume(struct lc_job *job)
 {
 	lockdep_assert_held(&job->lock);
 	job->user_paused = false;
-	if (job->state != LC_JOB_PAUSED)
+	if (job->state != LC_JOB_PAUSED && job->state != LC_JOB_STANDBY)
 		return;
 	if (job->stopped) {
 		job->stopped = false;
 		job->retry_now = true;
+		__lc_track_update(job);
 	}
-	__set_state(job, LC_JOB_RUNNING);
+	__set_state(job, job->state == LC_JOB_PAUSED ? LC_JOB_RUNNING : LC_JOB_READY);
 	lc_job_kick(job);
+}
+
+/* While live: have what is left dwindle. While suspended: copy it, and end. */
+static void __job_complete(struct lc_job *job)
+{
+	lockdep_assert_held(&job->lock);
+	if (job->view->jobs->drained) {
+		job->drain_new = !job->draining;
+		job->draining = true;
+	} else {
+		job->completing = true;
+		__lc_track_update(job);
+	}
+	lc_job_kick(job);
+}
+
+void lc_job_set_mode(struct lc_job *job, bool both)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(&job->lock, flags);
+	job->both = both;
+	__lc_track_update(job);
+	lc_job_kick(job);
+	spin_unlock_irqrestore(&job->lock, flags);
 }
 
 void lc_job_set_speed(struct lc_job *job, u64 speed)
@@ -296,6 +392,8 @@ void lc_job_apply(struct lc_job *job, enum lc_job_verb verb)
 		__job_pause(job);
 	if (!ending && verb == LC_VERB_RESUME)
 		__job_resume(job);
+	if (!ending && verb == LC_VERB_COMPLETE)
+		__job_complete(job);
 	spin_unlock_irqrestore(&job->lock, flags);
 	if (verb == LC_VERB_CANCEL) {
 		lc_job_end(job, LC_SIDE_WRITE, -ECANCELED);
@@ -341,7 +439,7 @@ void lc_jobs_quiesce(struct lc_view *view, bool noflush)
 
 	WRITE_ONCE(jobs->noflush, noflush);
 	WRITE_ONCE(jobs->live, false);
-	/* paired with the one in lc_copy_work(): a run that missed the flags is waited for */
+	/* paired with the one in job_work(): a run that missed the flags is waited for */
 	smp_mb();
 	wait_event(jobs->idle, !atomic_read(&jobs->running));
 	for_all_jobs(view, lc_job_kick);
@@ -361,6 +459,30 @@ void lc_jobs_resume(struct lc_view *view)
 	for_all_jobs(view, job_go);
 }
 
+/*
+ * A job that completes while suspended copies. Its device may go then, layers with it: the
+ * job is left as it is, unfinished.
+ */
+void lc_jobs_stop(struct lc_view *view)
+{
+	struct lc_jobs *jobs = view->jobs;
+	struct lc_job *job;
+	unsigned long flags;
+
+	if (READ_ONCE(jobs->live))
+		return;
+	spin_lock_irqsave(&jobs->lock, flags);
+	list_for_each_entry(job, &jobs->list, list) {
+		spin_lock(&job->lock);
+		WRITE_ONCE(job->draining, false);
+		spin_unlock(&job->lock);
+	}
+	spin_unlock_irqrestore(&jobs->lock, flags);
+	/* paired with the one in job_work(), as in lc_jobs_quiesce() */
+	smp_mb();
+	wait_event(jobs->idle, all_idle(jobs));
+}
+
 /* --- status ------------------------------------------------------------------------------------ */
 
 static void __emit_result(struct lc_job *job, char *buf, size_t size)
@@ -378,6 +500,14 @@ static void __emit_result(struct lc_job *job, char *buf, size_t size)
 		strscpy(buf, "-", size);
 }
 
+static u64 __total(struct lc_job *job)
+{
+	lockdep_assert_held(&job->lock);
+	if (job->track)
+		return job->copied + atomic64_read(&job->remaining);
+	return ((u64)job->nr_sectors << SECTOR_SHIFT) - job->left_out;
+}
+
 void lc_jobs_status(struct lc_view *view, char *result, unsigned int maxlen, unsigned int *psz)
 {
 	unsigned int nr = 0, sz = *psz;
@@ -389,17 +519,18 @@ void lc_jobs_status(struct lc_view *view, char *result, unsigned int maxlen, uns
 	DMEMIT(" %u", nr);
 	list_for_each_entry(job, &view->jobs->list, list) {
 		unsigned long flags;
-		u64 copied, speed;
+		u64 copied, total, speed;
 		enum lc_job_state state;
 
 		spin_lock_irqsave(&job->lock, flags);
 		__emit_result(job, res, sizeof(res));
 		state = job->state;
 		copied = job->copied;
+		total = __total(job);
 		speed = job->speed;
 		spin_unlock_irqrestore(&job->lock, flags);
 		DMEMIT(" %s %s %llu/%llu %llu %s %u", job->name, lc_job_state_name(state), copied,
-		       (u64)job->nr_sectors << SECTOR_SHIFT, speed, res, job->dest_id);
+		       total, speed, res, job->dest_id);
 	}
 	*psz = sz;
 }

@@ -124,7 +124,7 @@ static void data_extent(struct lc_view *view, u64 e, unsigned int offset, struct
 }
 
 static __always_inline void __extent(struct lc_view *view, sector_t sector, unsigned int max,
-				     u64 data_mask, struct lc_extent *x)
+				     u64 data_mask, u64 zero_mask, struct lc_extent *x)
 {
 	const u64 block = sector >> view->block_shift;
 	const unsigned int offset = sector & (lc_block_sectors(view) - 1);
@@ -135,12 +135,13 @@ static __always_inline void __extent(struct lc_view *view, sector_t sector, unsi
 	x->len = max;
 	if (offset + max > lc_block_sectors(view))
 		x->len = run_length(view, block, e, offset + max, x->type == LC_DATA ?
-				    data_mask : LC_MASK_TYPE) - offset;
+				    data_mask : zero_mask) - offset;
 	if (likely(x->type == LC_DATA))
 		data_extent(view, e, offset, x);
 }
 
-void lc_map_extent(struct lc_view *view, sector_t sector, unsigned int max, struct lc_extent *x)
+static __always_inline void extent(struct lc_view *view, sector_t sector, unsigned int max,
+				   u64 zero_mask, struct lc_extent *x)
 {
 	if (unlikely(sector >= view->nr_sectors)) {
 		x->type = LC_ZERO;
@@ -150,15 +151,26 @@ void lc_map_extent(struct lc_view *view, sector_t sector, unsigned int max, stru
 	}
 	max = min_t(sector_t, max, view->nr_sectors - sector);
 	rcu_read_lock();
-	__extent(view, sector, max, ~LC_ENTRY_SHARED, x);
+	__extent(view, sector, max, ~LC_ENTRY_SHARED, zero_mask, x);
 	rcu_read_unlock();
+}
+
+void lc_map_extent(struct lc_view *view, sector_t sector, unsigned int max, struct lc_extent *x)
+{
+	extent(view, sector, max, LC_MASK_TYPE, x);
+}
+
+void lc_map_extent_layer(struct lc_view *view, sector_t sector, unsigned int max,
+			 struct lc_extent *x)
+{
+	extent(view, sector, max, LC_MASK_TYPE | LC_ENTRY_LAYER_MASK, x);
 }
 
 void lc_map_extent_same(struct lc_view *view, sector_t sector, unsigned int max,
 			struct lc_extent *x)
 {
 	rcu_read_lock();
-	__extent(view, sector, max, ~0ULL, x);
+	__extent(view, sector, max, ~0ULL, LC_MASK_TYPE, x);
 	rcu_read_unlock();
 }
 
@@ -345,6 +357,52 @@ void lc_map_set(struct lc_view *view, u64 block, u64 nr, u64 entry)
 		WRITE_ONCE(*a, entry);
 	}
 	spin_unlock(&map->lock);
+}
+
+static bool of_layers(u64 e, const unsigned long *ids)
+{
+	return (lc_entry_type(e) == LC_DATA || lc_entry_type(e) == LC_ZERO) &&
+	       test_bit(lc_entry_layer(e), ids);
+}
+
+/* Blocks [i, i + nr) of a slice; @entry is for the first. */
+static u64 replace_in_slice(struct lc_view *view, u64 slice, unsigned int i, unsigned int nr,
+			    u64 entry, const unsigned long *ids)
+{
+	const u64 step = lc_entry_step(entry, lc_block_sectors(view));
+	unsigned long slot = slot_of(view, slice);
+	u64 *a, n = 0;
+
+	if (lc_slot_is_run(slot) && !of_layers(entry_of(view, slot, 0), ids))
+		return 0;
+	if (slot)
+		prepare_slice(view, slice);
+	spin_lock(&view->map.lock);
+	a = slot_array(slot_of(view, slice));
+	for (; a && nr; nr--, i++, entry += step) {
+		if (!of_layers(a[i], ids))
+			continue;
+		__count(view, a[i], -1);
+		__count(view, entry, 1);
+		WRITE_ONCE(a[i], entry);
+		n++;
+	}
+	spin_unlock(&view->map.lock);
+	return n;
+}
+
+u64 lc_map_replace(struct lc_view *view, u64 block, u64 nr, u64 entry, const unsigned long *ids)
+{
+	const u64 step = lc_entry_step(entry, lc_block_sectors(view));
+	u64 done = 0, n;
+
+	for (; nr; nr -= n, block += n, entry += n * step) {
+		n = min_t(u64, nr, LIVECHAIN_SLICE_BLOCKS - (block & LC_SLICE_MASK));
+		done += replace_in_slice(view, block >> LC_SLICE_SHIFT, block & LC_SLICE_MASK, n,
+					 entry, ids);
+		cond_resched();
+	}
+	return done;
 }
 
 /* Unhooks a slice; its page, if it has one, is put on @pages. */

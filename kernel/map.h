@@ -69,6 +69,10 @@ void lc_map_extent(struct lc_view *view, sector_t sector, unsigned int max, stru
 void lc_map_extent_same(struct lc_view *view, sector_t sector, unsigned int max,
 			struct lc_extent *x);
 
+/* As lc_map_extent(), for who asks for the layer, which a zero may have too: an extent is of one. */
+void lc_map_extent_layer(struct lc_view *view, sector_t sector, unsigned int max,
+			 struct lc_extent *x);
+
 /* Returns true and the number of the first absent slice if there is one in the range. */
 bool lc_map_absent(struct lc_view *view, u64 block, u64 nr, u64 *ret_slice);
 
@@ -81,6 +85,14 @@ void lc_map_prepare(struct lc_view *view, u64 block, u64 nr);
  * Caller holds the range's block lock and has called lc_map_prepare(). Context: process.
  */
 void lc_map_set(struct lc_view *view, u64 block, u64 nr, u64 entry);
+
+/**
+ * lc_map_replace() - give blocks that a layer of @ids holds the entries of a run
+ *
+ * For blocks [block, block + nr) whose entry, data or zero, names one of these layers; what is absent stays so. May sleep (GFP_NOIO).
+ * Return: how many blocks have got a new entry.
+ */
+u64 lc_map_replace(struct lc_view *view, u64 block, u64 nr, u64 entry, const unsigned long *ids);
 
 /**
  * lc_map_fill() - fill one slice if it is absent

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The messages `map` and `forget`.
+ * The messages `map`, `forget` and `remap`.
  */
 #include <linux/mm.h>
 #include "logic/grammar.h"
@@ -37,21 +37,30 @@ static int check_run(struct lc_msg *m, const char *word, const struct lc_run *ru
 	return 0;
 }
 
-static int check_runs(struct lc_msg *m, u64 block)
+/* The runs from argument @i on; *block is the first one's, and becomes the end of the last. */
+static int check_runs(struct lc_msg *m, unsigned int i, u64 *block)
 {
 	struct lc_run run;
 	const char *why;
-	unsigned int i;
 	int r;
 
-	for (i = 3; i < m->argc; i++, block += run.count) {
+	for (; i < m->argc; i++, *block += run.count) {
 		why = lc_parse_run(m->argv[i], &run);
 		if (why)
 			return lc_msg_refuse(m, -EINVAL, "run %s %s", m->argv[i], why);
-		r = check_run(m, m->argv[i], &run, block);
+		r = check_run(m, m->argv[i], &run, *block);
 		if (r)
 			return r;
 	}
+	return 0;
+}
+
+static int check_slices(struct lc_msg *m, u64 block)
+{
+	int r = check_runs(m, 3, &block);
+
+	if (r)
+		return r;
 	if ((block & LC_SLICE_MASK) && block != m->view->nr_blocks)
 		return lc_msg_refuse(m, -EINVAL, "the runs end within a slice, at block %llu",
 				     block);
@@ -121,7 +130,7 @@ int lc_msg_map(struct lc_msg *m)
 		DMEMIT("stale %llu", m->view->generation);
 		return 1;
 	}
-	r = check_runs(m, f.block);
+	r = check_slices(m, f.block);
 	if (r)
 		return r;
 	f.entries = (u64 *)__get_free_page(GFP_NOIO);
@@ -171,4 +180,85 @@ int lc_msg_forget(struct lc_msg *m)
 	    ((nr & LC_SLICE_MASK) && block + nr != m->view->nr_blocks))
 		return lc_msg_refuse(m, -EINVAL, "%s blocks are not whole slices", m->argv[2]);
 	return forget(m, block, nr);
+}
+
+/*
+ * ---------------------------------------------------------------------------
+ * remap
+ * ---------------------------------------------------------------------------
+ */
+
+/* <id>[,<id>]*: layers that are replaced; the active one is not. */
+static int parse_layers(struct lc_msg *m, char *list, unsigned long *ids)
+{
+	struct lc_layer *active = m->view->active;
+	unsigned int id;
+	char *word;
+
+	while ((word = strsep(&list, ","))) {
+		if (kstrtouint(word, 10, &id) || id > LIVECHAIN_LAYER_ID_MAX)
+			return lc_msg_refuse(m, -EINVAL, "%s is not a layer's id", word);
+		if (active && active->id == id)
+			return lc_msg_refuse(m, -EINVAL, "layer %u is the active one", id);
+		__set_bit(id, ids);
+	}
+	return 0;
+}
+
+/* What the runs say must not be of the active layer: nothing of it is recorded here. */
+static int check_not_active(struct lc_msg *m)
+{
+	struct lc_layer *active = m->view->active;
+	struct lc_run run;
+	unsigned int i;
+
+	for (i = 5; i < m->argc; i++) {
+		lc_parse_run(m->argv[i], &run);
+		if (active && lc_entry_layer(run.entry) == active->id)
+			return lc_msg_refuse(m, -EINVAL, "run %s: layer %u is the active one",
+					     m->argv[i], active->id);
+	}
+	return 0;
+}
+
+static u64 replace(struct lc_msg *m, u64 block, const unsigned long *ids)
+{
+	struct lc_run run;
+	unsigned int i;
+	u64 n = 0;
+
+	for (i = 5; i < m->argc; i++, block += run.count) {
+		lc_parse_run(m->argv[i], &run);
+		n += lc_map_replace(m->view, block, run.count, run.entry, ids);
+	}
+	return n;
+}
+
+int lc_msg_remap(struct lc_msg *m)
+{
+	DECLARE_BITMAP(ids, LC_ENTRY_NO_LAYER + 1) = {};
+	unsigned int sz = 0, maxlen = m->maxlen;
+	char *result = m->result;
+	u64 generation, block, end, n;
+	int r;
+
+	if (kstrtou64(m->argv[1], 10, &generation) || generation > m->view->generation)
+		return lc_msg_refuse(m, -EINVAL, "%s is not a generation of this view", m->argv[1]);
+	if (kstrtou64(m->argv[2], 10, &block) || block >= m->view->nr_blocks)
+		return lc_msg_refuse(m, -EINVAL, "%s is not a block of this view", m->argv[2]);
+	if (strcmp(m->argv[3], "if-layer"))
+		return lc_msg_refuse(m, -EINVAL, "needs if-layer behind the block, not %s",
+				     m->argv[3]);
+	if (generation < m->view->generation) {
+		DMEMIT("stale %llu", m->view->generation);
+		return 1;
+	}
+	end = block;
+	r = parse_layers(m, m->argv[4], ids) ?: check_runs(m, 5, &end) ?: check_not_active(m);
+	if (r)
+		return r;
+	n = replace(m, block, ids);
+	m->view->generation++;
+	DMEMIT("remapped %llu %llu", n, m->view->generation);
+	return 1;
 }

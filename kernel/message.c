@@ -66,6 +66,8 @@ static int check_activate(struct lc_msg *m, struct lc_layer *layer)
 		return lc_msg_refuse(m, -EROFS, "the device of layer %u is read-only", layer->id);
 	if (lc_jobs_use_layer(view, layer))
 		return lc_msg_refuse(m, -EBUSY, "layer %u is the destination of a job", layer->id);
+	if (view->active && lc_jobs_use_layer(view, view->active))
+		return lc_msg_refuse(m, -EBUSY, "a job promotes into layer %u", view->active->id);
 	if (layer->kind == LC_LAYER_RAW && others_have_entries(view, layer))
 		return lc_msg_refuse(m, -EINVAL, "layer %u is raw, and others hold blocks",
 				     layer->id);
@@ -172,6 +174,11 @@ static int msg_copy(struct lc_msg *m)
 	return lc_message_copy(m->view, m->ti, m->argc, m->argv);
 }
 
+static int msg_promote(struct lc_msg *m)
+{
+	return lc_message_promote(m->view, m->ti, m->argc, m->argv);
+}
+
 static int msg_job(struct lc_msg *m)
 {
 	return lc_message_job(m->view, m->ti, m->argc, m->argv);
@@ -200,9 +207,9 @@ static const struct lc_verb lc_verbs[] = {
 	{ LIVECHAIN_MSG_REQUESTS, 0, 0, msg_requests },
 	{ LIVECHAIN_MSG_COPY, 3, UINT_MAX, msg_copy },
 	{ LIVECHAIN_MSG_JOB, 2, UINT_MAX, msg_job },
-	{ LIVECHAIN_MSG_REMAP, 0, UINT_MAX, msg_reserved },
+	{ LIVECHAIN_MSG_REMAP, 5, UINT_MAX, lc_msg_remap },
 	{ LIVECHAIN_MSG_BITMAP, 0, UINT_MAX, msg_reserved },
-	{ LIVECHAIN_MSG_PROMOTE, 0, UINT_MAX, msg_reserved },
+	{ LIVECHAIN_MSG_PROMOTE, 3, UINT_MAX, msg_promote },
 };
 
 static int run_verb(struct lc_msg *m, const struct lc_verb *v)

@@ -45,6 +45,7 @@ struct lc_layer *lc_msg_layer(struct lc_msg *m, const char *word, int *ret_err);
 /* Verbs; each returns 0, 1 if it has replied, or a negative errno after a refusal. */
 int lc_msg_map(struct lc_msg *m);
 int lc_msg_forget(struct lc_msg *m);
+int lc_msg_remap(struct lc_msg *m);
 int lc_msg_describe(struct lc_msg *m);	/* layer */
 int lc_msg_home(struct lc_msg *m);
 int lc_msg_grant(struct lc_msg *m);

@@ -27,6 +27,7 @@
 #include <linux/hash.h>
 #include <linux/slab.h>
 #include "io.h"
+#include "job.h"
 
 #define LC_BATCH 256		/* record pages in one round of a commit */
 #define LC_IMAGES_MIN 16
@@ -414,12 +415,27 @@ static void fail_view(struct lc_view *view, struct lc_layer *layer, int r)
 	lc_view_event(view);
 }
 
+/* The suspend waits for jobs' ios, which can begin again; guests' may wait on. */
+static void send_jobs_off(struct lc_view *view, struct list_head *waiters)
+{
+	struct lc_io *io, *next;
+	LIST_HEAD(jobs);
+
+	if (READ_ONCE(view->jobs->live))
+		return;
+	list_for_each_entry_safe(io, next, waiters, list)
+		if (io->done)
+			list_move_tail(&io->list, &jobs);
+	complete_waiters(&jobs, BLK_STS_DM_REQUEUE);
+}
+
 /* No space: keeps @waiters waiting, or sends them off if the view is being suspended. */
 static void commit_later(struct lc_view *view, struct list_head *waiters)
 {
 	struct lc_records *rec = &view->rec;
 
 	DMWARN_LIMIT("%s: no space to write records; trying again", view->name);
+	send_jobs_off(view, waiters);
 	if (READ_ONCE(view->park.closed)) {
 		complete_waiters(waiters, BLK_STS_DM_REQUEUE);
 	} else {

@@ -289,7 +289,8 @@ void lc_table_destroy(struct lc_table *t)
 {
 	struct lc_view *view = t->view;
 
-	lc_view_not_live(view, t->ti);
+	if (lc_view_not_live(view, t->ti))
+		lc_jobs_stop(view);
 	mutex_lock(&view->mutex);
 	unbind_layers(t);
 	mutex_unlock(&view->mutex);

@@ -154,7 +154,10 @@ static int lc_map(struct dm_target *ti, struct bio *bio)
 {
 	const struct lc_table *t = ti->private;
 	struct lc_view *view = t->view;
+	struct lc_io *io = dm_per_bio_data(bio, sizeof(*io));
 
+	if (op_is_write(bio_op(bio)))
+		lc_track_note(view, bio, &io->track);
 	switch (bio_op(bio)) {
 	case REQ_OP_READ:
 		return map_read(view, bio);
@@ -175,6 +178,7 @@ static int lc_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *error)
 {
 	const struct lc_table *t = ti->private;
 	struct lc_layer *active = t->view->active;
+	struct lc_io *io = dm_per_bio_data(bio, sizeof(*io));
 
 	if (!op_is_write(bio_op(bio)) || !active)
 		return DM_ENDIO_DONE;
@@ -184,6 +188,8 @@ static int lc_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *error)
 	 */
 	if (bio_op(bio) != REQ_OP_WRITE || bio->bi_io_vec || *error)
 		lc_layer_wrote(active);
+	if (lc_track_done(t->view, bio, &io->track, !*error))
+		return DM_ENDIO_INCOMPLETE;
 	return DM_ENDIO_DONE;
 }
 

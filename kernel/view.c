@@ -32,12 +32,16 @@ void lc_view_set_live(struct lc_view *view, struct dm_target *ti)
 	mutex_unlock(&view->event_lock);
 }
 
-void lc_view_not_live(struct lc_view *view, struct dm_target *ti)
+bool lc_view_not_live(struct lc_view *view, struct dm_target *ti)
 {
+	bool live;
+
 	mutex_lock(&view->event_lock);
-	if (view->live == ti)
+	live = view->live == ti;
+	if (live)
 		view->live = NULL;
 	mutex_unlock(&view->event_lock);
+	return live;
 }
 
 static int init_io(struct lc_view *view, char **error)

@@ -28,6 +28,7 @@
 #define DM_MSG_PREFIX "livechain"
 
 struct lc_cbw;
+struct lc_job;
 struct lc_jobs;
 
 struct lc_view {
@@ -47,6 +48,8 @@ struct lc_view {
 	int fail;			/* errno (positive) of a record that could not be written */
 	/* Non-NULL while a before-write job has something to copy; jobs' own (copy.h). */
 	struct lc_cbw __rcu *cbw;
+	/* The tracking job, or NULL; set while suspended only (copy.h). */
+	struct lc_job __rcu *track;
 	struct lc_layer *layers[LIVECHAIN_LAYER_ID_MAX + 1];
 
 	/* the slow path's */
@@ -104,9 +107,9 @@ struct lc_view *lc_view_get(const char *name, sector_t nr_sectors, unsigned int 
 			    char **error);
 void lc_view_put(struct lc_view *view);
 
-/* Which table events go to. @ti is the live one; or it goes away. May sleep. */
+/* Which table events go to. @ti is the live one; or it goes away: was it that? May sleep. */
 void lc_view_set_live(struct lc_view *view, struct dm_target *ti);
-void lc_view_not_live(struct lc_view *view, struct dm_target *ti);
+bool lc_view_not_live(struct lc_view *view, struct dm_target *ti);
 
 /* Raises a dm event from a worker. Context: any. */
 void lc_view_event(struct lc_view *view);

@@ -93,6 +93,8 @@ static void send(struct lc_io *io, struct bio *bio, sector_t at)
 
 static blk_opf_t child_opf(struct lc_io *io)
 {
+	if (io->done)
+		return REQ_OP_WRITE;
 	return REQ_OP_WRITE | (lc_io_bio(io)->bi_opf & (REQ_SYNC | REQ_IDLE | REQ_PRIO));
 }
 
@@ -182,9 +184,13 @@ static bool guest_has_data(struct lc_io *io)
 
 static bool write_merged(struct lc_io *io)
 {
-	if (io->status)
+	if (io->status) {
+		io->read_failed = true;
 		return piece_written(io);
-	if (guest_has_data(io))
+	}
+	if (io->pos == io->piece_end)
+		;	/* a copy: nothing of a guest's */
+	else if (guest_has_data(io))
 		merge_guest(io);
 	else
 		merge_zeroes(io);
@@ -454,6 +460,36 @@ bool lc_write_range(struct lc_io *io, sector_t stop, bool (*next)(struct lc_io *
 	io->stop = stop;
 	io->wrote_next = next;
 	io->step = plan_piece;
+	return true;
+}
+
+/* As plan_whole(), with no sector of a guest's. */
+static bool plan_copy(struct lc_io *io)
+{
+	struct lc_view *view = io->view;
+	u64 block = io->whole >> view->block_shift, nr;
+
+	if (READ_ONCE(view->fail) || lc_io_outgrown(io) ||
+	    view->active->kind != LC_LAYER_RECORD) {
+		io->status = BLK_STS_IOERR;
+		return lc_io_finish(io);
+	}
+	io->way = LC_WAY_ALLOC;
+	io->stop = io->pos;
+	nr = (io->whole_end - io->whole) >> view->block_shift;
+	if (!lc_io_homes(io, block, min(nr, view->nr_blocks - block)) ||
+	    !take_space(io, io->grain_shift))
+		return false;
+	nr = (io->whole_end - io->whole) >> view->block_shift;
+	lc_map_prepare(view, block, min(nr, view->nr_blocks - block));
+	io->step = read_around;
+	return true;
+}
+
+bool lc_write_copy(struct lc_io *io, bool (*next)(struct lc_io *io))
+{
+	io->wrote_next = next;
+	io->step = plan_copy;
 	return true;
 }
 

@@ -213,6 +213,57 @@ class Snapshot(SnapshotSync):
                     lambda: self.w.top("vm0") == self.new)]
 
 
+class Transaction(SnapshotSync):
+    """Snapshots of two disks and a backup of a third, as one: all or none."""
+    name = "transaction"
+
+    def prepare(self):
+        for name in ("x", "y"):
+            self.template("x", name, "-o", "cluster_size=4k", "32M")
+            self.w.add(name, name)
+            self.w.attach(name, "d" + name)
+        self.template("t32", "t", "32M")
+        self.w.add("t", "t")
+
+    def send(self):
+        def sync(device, name):
+            return {"type": "blockdev-snapshot-sync", "data": {
+                "device": device, "snapshot-file": self.w.path(name), "snapshot-node-name": name}}
+        backup = {"device": "dy", "target": "t", "sync": "full", "job-id": "j", "auto-dismiss": False}
+        self.w.command("transaction", actions=[
+            sync("vm0", self.new), sync("dx", "z"), {"type": "blockdev-backup", "data": backup}])
+
+    def status(self):
+        job = self.w.job("j")
+        return job and job["status"]
+
+    def done(self):
+        """What one disk says holds for all."""
+        made = self.w.top("vm0") == self.new
+        if (self.w.top("dx") == "z") != made or (self.status() is not None) != made:
+            raise death_world.Wrong("part of it was done: %s %s %s" % (
+                self.w.top("vm0"), self.w.top("dx"), self.status()))
+        return made
+
+    def steps(self):
+        return [Step("transaction", self.send, self.done, lambda: self.until(
+            "the job has ended", lambda: self.status() in ("concluded", None)))]
+
+    def finish(self):
+        super().finish()
+        if self.w.job("j").get("error"):
+            raise death_world.Wrong("the backup: %s" % self.w.job("j"))
+        self.w.command("job-dismiss", id="j")
+        for name in ("x", "y"):
+            self.w.detach("d" + name)
+        for name in ("t", "y") + (("z",) if "z" in self.w.node_names() else ()) + ("x",):
+            if name in self.w.node_names():
+                self.w.delete(name)
+        death_world.tool("qemu-img", "compare", "-q", self.w.path("y"), self.w.path("t"))
+        for name in ("z", "x", "y", "t"):
+            self.clean(name)
+
+
 # --- jobs ---
 
 class Backup(Op):
@@ -268,6 +319,33 @@ class Backup(Op):
         oracle.check(raw, self.frozen, self.window, "the backup")
         os.unlink(raw)
         self.clean("t")
+
+
+class DriveBackup(Backup):
+    """The target is made by the command."""
+    name = "drive-backup"
+
+    def prepare(self):
+        pass
+
+    def start(self):
+        model = self.w.guest.model
+        model.thaw()
+        self.frozen = model.freeze()
+        self.w.command("drive-backup", device="vm0", target=self.w.path("t"), sync="full",
+                       job_id="j", auto_dismiss=False, speed=65536)
+        self.window = model.thaw()
+
+    def steps(self):
+        return [Step("drive-backup", self.start, self.there),
+                Step("block-job-set-speed",
+                     lambda: self.w.command("block-job-set-speed", device="j", speed=0),
+                     lambda: self.status() == "concluded" or
+                     self.w.command("query-block-jobs")[0]["speed"] == 0,
+                     lambda: self.wait_for("concluded")), self.end()]
+
+    def finish(self):
+        self.compare()
 
 
 class Finalize(Backup):
@@ -408,5 +486,5 @@ class Restart(Quit):
 
 
 ALL = {op.name: op for op in (
-    Attach, Detach, DetachAdopted, FirstWrites, SnapshotSync, Snapshot, Backup, BackupNode,
+    Attach, Detach, DetachAdopted, FirstWrites, SnapshotSync, Snapshot, Transaction, Backup, DriveBackup, BackupNode,
     Finalize, Cancel, Pause, Quit, Restart)}

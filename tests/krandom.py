@@ -327,6 +327,91 @@ class Test:
         check_frozen(self.dest.disk, frozen, maybe)
         self.view.dm.message("job %s dismiss" % name)
 
+    def steer(self, name):
+        """Things that happen to a job while it runs."""
+        what = self.rng.random()
+        try:
+            if what < 0.1:
+                self.rng.choice([self.suspend, self.reload, self.forget, self.commit])()
+            elif what < 0.15:
+                self.view.dm.message("job %s pause" % name)
+                self.view.dm.message("job %s resume" % name)
+            elif what < 0.2:
+                self.view.dm.message("job %s mode %s" % (name, self.rng.choice(["track", "both"])))
+            elif what < 0.21:
+                self.snapshot()
+        except OSError as e:
+            if e.errno != errno.EPERM:      # it has concluded
+                raise
+        time.sleep(0.01)
+
+    def mirror(self):
+        """A tracking copy; in the end both sides are equal while suspended, or it is cancelled."""
+        name = "mirror%d" % self.counts.get("mirror", 0)
+        self.view.dm.suspend()
+        try:
+            self.view.dm.message("copy %s %d %s grain %d speed %d" % (
+                name, self.dest.id, self.rng.choice(["track", "both"]),
+                self.rng.choice([8, 16, 128, 128, 1024]), self.rng.choice([0, 0, 8 << 20])))
+        finally:
+            self.view.dm.resume()
+        end = time.monotonic() + 120
+        while self.view.job(name)["state"] != "ready":
+            if time.monotonic() > end:
+                raise AssertionError("the mirror does not get ready: " + self.view.dm.status())
+            self.steer(name)
+        for _ in range(self.rng.randrange(20)):
+            self.steer(name)
+        if self.rng.random() < 0.2:
+            self.view.dm.message("job %s cancel" % name)
+            self.view.wait_job(name)
+            self.did("mirror cancelled")
+        else:
+            self.complete(name)
+        self.view.dm.message("job %s dismiss" % name)
+
+    def complete(self, name):
+        if self.rng.random() < 0.5:
+            self.view.dm.message("job %s complete" % name)
+        with self.view.serving:
+            self.view.load_all()        # nobody is asked for slices while suspended
+            self.view.dm.suspend()
+            try:
+                self.view.dm.message("job %s complete" % name)
+                job = self.view.wait_job(name)
+                frozen, maybe = self.model.freeze()
+                check_frozen(self.dest.disk, frozen, maybe)
+            finally:
+                self.view.dm.resume()
+        if job["result"] != "ok":
+            raise AssertionError("the mirror failed: " + self.view.dm.status())
+
+    def promote(self):
+        """Lower layers' blocks go up; sometimes it is cancelled."""
+        name = "promote%d" % self.counts.get("promote", 0)
+        below = self.view.chain[1:]
+        wanted = self.rng.sample(below, self.rng.randint(1, len(below)))
+        self.view.dm.message("promote %s only %s speed %d" % (
+            name, ",".join(str(i.id) for i in wanted), self.rng.choice([0, 4 << 20])))
+        end = time.monotonic() + 120
+        while self.view.job(name)["state"] != "concluded":
+            if time.monotonic() > end:
+                raise AssertionError("the promotion hangs: " + self.view.dm.status())
+            if self.rng.random() < 0.1:
+                self.rng.choice([self.suspend, self.reload, self.forget, self.commit])()
+            if self.rng.random() < 0.01:
+                self.view.dm.message("job %s cancel" % name)
+            time.sleep(0.01)
+        result = self.view.job(name)["result"]
+        self.view.dm.message("job %s dismiss" % name)
+        if result != "cancelled":
+            if result != "ok":
+                raise AssertionError("the promotion failed: " + result)
+            self.view.load_all()
+            left = {i.id: self.view.status()["layers"][i.id]["entries"] for i in wanted}
+            if any(left.values()):
+                raise AssertionError("entries are left after a promotion: %r" % left)
+
     def check_all(self):
         """Quiet: the device and what the devices below say are the model."""
         self.model.quiet()
@@ -354,7 +439,8 @@ class Test:
             while time.monotonic() < end and not writers.errors:
                 what = self.rng.choices(
                     ["suspend", "reload", "forget", "commit", "reclaim", "snapshot", "copy",
-                     "check_all", "rest"], [6, 4, 8, 6, 3, 1, 3, 1, 20])[0]
+                     "mirror", "promote", "check_all", "rest"],
+                    [6, 4, 8, 6, 3, 1, 2, 3, 0.3, 1, 20])[0]
                 if what == "rest":
                     time.sleep(self.rng.random() * 0.2)
                 else:

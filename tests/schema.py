@@ -14,7 +14,8 @@ import qmp
 
 JSON = {"string": str, "int": int, "boolean": bool, "number": (int, float), "null": type(None)}
 # Ours alone; and what only newer QEMUs have.
-OWN = {"blockdev-backup.x-force", "BLOCK_IO_ERROR.qom-path", "query-block-exports.name", "query-block-exports.writable"}
+OWN = {"blockdev-backup.x-force", "drive-backup.x-force", "blockdev-mirror.x-force", "drive-mirror.x-force",
+       "BLOCK_IO_ERROR.qom-path", "query-block-exports.name", "query-block-exports.writable"}
 # A string once, an enum since 8.2.
 CHANGED = {"query-block-jobs.type"}
 # There never is a TPM.

@@ -14,6 +14,10 @@ import qmp
 EXPORT = {"qemu": "'type': 'vhost-user-blk', 'addr': {'type': 'unix', 'path': '%s/vub'}", "ours": "'type': 'dm'"}
 
 
+NIX = "'driver': 'qcow2', 'file': 'nix', 'size': 1024"
+CREATE = [NIX, "'driver': 'file', 'filename': '/none/i', 'size': 5"]
+
+
 def execute(command, arguments=""):
     return "{'execute': '%s'%s}" % (command, ", 'arguments': {%s}" % arguments if arguments else "")
 
@@ -29,10 +33,25 @@ def requests(folder, export):
     def backup(more):
         return execute("blockdev-backup", "'device': 'g', " + more)
 
+    def drive(more):
+        return execute("drive-backup", "'device': 'g', " + more)
+
+    def actions(text, mode=None):
+        return execute("transaction", "'actions': [%s]%s" % (
+            text, ", 'properties': {'completion-mode': '%s'}" % mode if mode else ""))
+
     def overlay(more):
         return execute("blockdev-snapshot-sync", "'snapshot-file': '%s/o'%s" % (folder, more))
 
+    def job(command, more, device="hi"):
+        return execute(command, "'device': '%s', 'job-id': 'j'%s" % (device, ", " + more if more else ""))
+
+    def mirror(more):
+        return job("blockdev-mirror", "'sync': 'full', " + more)
+
     full = "'sync': 'full', 'job-id': 'j'"
+    chain = ", 'backing': {'driver': 'qcow2', 'node-name': 'mid', 'file': %s, 'backing': " \
+        "{'driver': 'qcow2', 'node-name': 'lo', 'file': %s}}" % (file("mid"), file("lo"))
     return [
         # what the rest needs
         add("g", "good"), add("ro", "raw", "raw", ", 'read-only': true"), add("small", "small"), add("big", "big"),
@@ -87,6 +106,73 @@ def requests(folder, export):
         backup("'target': 'small', 'sync': 'x', 'job-id': 'j'"),
         backup("'target': 'small', 'sync': 'full', 'job-id': '9x'"), backup("'target': 'small', 'sync': 'full'"),
         backup("'target': 'small', 'speed': -1, " + full), backup("'target': 'small', 'on-target-error': 'x', " + full),
+        # drive-backup; g is its source, h a file that is not there
+        drive("'target': '%s/h'" % folder), drive("'sync': 'full'"),
+        drive("'target': '/none/h', " + full), drive("'target': '%s/h', 'mode': 'x', %s" % (folder, full)),
+        drive("'target': '%s/h', 'mode': 'existing', 'format': 'qcow2', %s" % (folder, full)),
+        execute("drive-backup", "'device': 'nix', 'target': '%s/h', %s" % (folder, full)),
+        # transactions
+        execute("transaction"), execute("transaction", "'actions': {}"), actions(""),
+        actions("{'type': 'abort', 'data': {}}"), actions("{'type': 'abort'}"), actions("{'data': {}}"),
+        actions("5"), actions("{'type': 'abort', 'data': {'x': 1}}"),
+        actions("{'type': 'blockdev-backup', 'data': {'device': 'g', 'target': 'small', %s}}" % full),
+        actions("{'type': 'blockdev-backup', 'data': {'device': 'g', 'target': 'small', 'zzz': 1, %s}}" % full),
+        actions("{'type': 'blockdev-backup', 'data': {'device': 'g', %s}}" % full),
+        actions("{'type': 'blockdev-snapshot-sync', 'data': {'node-name': 'nix', 'snapshot-file': 'h'}}"),
+        actions("{'type': 'blockdev-snapshot-sync', 'data': {'node-name': 'g', 'snapshot-file': 'h'}}", "grouped"),
+        actions("{'type': 'blockdev-snapshot', 'data': {'node': 'g', 'overlay': 'nix'}}"),
+        actions("{'type': 'abort', 'data': {}}", "grouped"),
+        # hi on mid on lo: block-stream, block-commit, mirrors
+        add("hi", "hi", more=chain), add("x", "hi"),
+        job("block-stream", "", "nix"), job("block-stream", "'base': 'nix'"), job("block-stream", "'base-node': 'nix'"),
+        job("block-stream", "'base-node': 'hi'"), job("block-stream", "'base-node': 'g'"),
+        job("block-stream", "'base-node': 'hi'", "mid"), job("block-stream", "'base': 'x', 'base-node': 'lo'"),
+        job("block-stream", "'base': 'x', 'bottom': 'mid'"), job("block-stream", "'base-node': 'lo', 'bottom': 'mid'"),
+        job("block-stream", "'bottom': 'nix'"), job("block-stream", "'bottom': 'g'"),
+        job("block-stream", "'backing-file': 'x'"), job("block-stream", "'speed': -1"),
+        job("block-stream", "'on-error': 'x'"), job("block-stream", "'filter-node-name': 'g'"),
+        execute("block-stream", "'device': 'hi'"), execute("block-stream"),
+        job("block-commit", "", "nix"), job("block-commit", "'top': 'nix'"), job("block-commit", "'top-node': 'nix'"),
+        job("block-commit", "'top-node': 'g'"), job("block-commit", "'base': 'nix'"),
+        job("block-commit", "'base-node': 'nix'"), job("block-commit", "'base-node': 'g'"),
+        job("block-commit", "'top-node': 'lo', 'base-node': 'mid'"),
+        job("block-commit", "'top-node': 'mid', 'base-node': 'mid'"), job("block-commit", "'base-node': 'hi'"),
+        job("block-commit", "'top-node': 'lo'"), job("block-commit", "'base': 'x', 'base-node': 'lo'"),
+        job("block-commit", "'top': 'x', 'top-node': 'mid'"), job("block-commit", "", "mid"),
+        job("block-commit", "'backing-file': 'x'"), job("block-commit", "'top-node': 'mid', 'speed': -1"),
+        job("block-commit", "'top-node': 'mid', 'on-error': 'x'"), execute("block-commit", "'device': 'hi'"),
+        mirror("'target': 'nix'"), mirror("'target': 'hi'"), mirror("'target': 'ro'"), mirror("'target': 'mid'"),
+        job("blockdev-mirror", "'target': 'big', 'sync': 'incremental'"),
+        job("blockdev-mirror", "'target': 'big', 'sync': 'bitmap'"), job("blockdev-mirror", "'target': 'big'"),
+        job("blockdev-mirror", "'target': 'big', 'sync': 'full'", "nix"),
+        mirror("'target': 'g', 'granularity': 100"), mirror("'target': 'g', 'granularity': 5000"),
+        mirror("'target': 'g', 'granularity': 134217728"), mirror("'target': 'g', 'buf-size': -1"),
+        mirror("'target': 'g', 'replaces': 'nix'"), mirror("'target': 'g', 'copy-mode': 'x'"),
+        mirror("'target': 'g', 'speed': -1"),
+        execute("blockdev-mirror", "'device': 'hi', 'target': 'g', 'sync': 'full'"),
+        execute("drive-mirror", "'device': 'nix', 'target': '%s/h', %s" % (folder, full)),
+        job("drive-mirror", "'sync': 'full', 'target': '/none/h'"),
+        job("drive-mirror", "'sync': 'full', 'target': '%s/h', 'mode': 'existing', 'format': 'qcow2'" % folder),
+        job("drive-mirror", "'sync': 'full', 'target': '%s/h', 'replaces': 'hi'" % folder),
+        job("drive-mirror", "'sync': 'full', 'target': '%s/h', 'mode': 'x'" % folder),
+        job("drive-mirror", "'sync': 'x', 'target': '%s/h'" % folder),
+        # images; what is wrong with their options is the job's error
+        execute("blockdev-create", "'job-id': '9x', 'options': {'driver': 'file', 'filename': '/none/h', 'size': 0}"),
+        execute("blockdev-create", "'job-id': 'c', 'options': {'driver': 'raw'}"),
+        execute("blockdev-create", "'job-id': 'c', 'options': {'driver': 'qcow2', 'size': 512}"),
+        execute("blockdev-create", "'job-id': 'c', 'options': {'driver': 'file', 'filename': '/none/h', 'size': 0}"),
+    ] + [words for options in CREATE for words in (
+        execute("query-jobs"), execute("job-dismiss", "'id': 'c'"),
+        execute("blockdev-create", "'job-id': 'c', 'options': {%s}" % options))
+    ] + [
+        execute("query-jobs"), execute("query-block-jobs"), execute("block-job-dismiss", "'id': 'c'"),
+        execute("job-dismiss", "'id': 'c'"), execute("job-dismiss", "'id': 'c'"),
+        execute("change-backing-file", "'device': 'nix', 'image-node-name': 'g', 'backing-file': 'x'"),
+        execute("change-backing-file", "'device': 'g', 'image-node-name': 'nix', 'backing-file': 'x'"),
+        execute("change-backing-file", "'device': 'g', 'image-node-name': 'g', 'backing-file': 'x'"),
+        execute("change-backing-file", "'device': 'g', 'image-node-name': 'g'"),
+        execute("block_resize", "'node-name': 'g', 'size': -1"), execute("block_resize", "'size': 512"),
+        execute("block_resize", "'node-name': 'g', 'size': 5"), execute("block_resize", "'node-name': 'nix', 'size': 512"),
     ]
 
 
@@ -95,7 +181,9 @@ OTHERWISE = [
     ("Image is not in qcow2 format", "qcow2 image '.*': not in qcow2 format"),
     ("to be either a character or block device", "to be a block device: use 'file'"),
     ("Invalid block export id", "Invalid block export id '9 x'"),
-    ("Could not create node: Block node is read-only", "Block node 'ro' is read-only"),
+    ("Block node is read-only", "Block node 'ro' is read-only"),
+    ("Could not create node: Duplicate nodes", "Duplicate nodes with node-name='g'"),
+    ("Failed to get \"write\" lock", "Failed to get \"write\" lock. Is another process using the image"),
     # Not one and the same mistake: two were made, another one is found first.
     ("Source and target image have different sizes", "Parameter 'speed' expects a non-negative value"),
 ]

@@ -8,6 +8,8 @@ static const char *const state_names[LC_JOB_NR_STATES] = {
 	[LC_JOB_CREATED] = "created",
 	[LC_JOB_RUNNING] = "running",
 	[LC_JOB_PAUSED] = "paused",
+	[LC_JOB_READY] = "ready",
+	[LC_JOB_STANDBY] = "standby",
 	[LC_JOB_CONCLUDED] = "concluded",
 };
 
@@ -15,8 +17,10 @@ static const char *const verb_names[LC_JOB_NR_VERBS] = {
 	[LC_VERB_PAUSE] = "pause",
 	[LC_VERB_RESUME] = "resume",
 	[LC_VERB_CANCEL] = "cancel",
+	[LC_VERB_COMPLETE] = "complete",
 	[LC_VERB_DISMISS] = "dismiss",
 	[LC_VERB_SPEED] = "speed",
+	[LC_VERB_MODE] = "mode",
 };
 
 static const bool follows[LC_JOB_NR_STATES][LC_JOB_NR_STATES] = {
@@ -27,10 +31,19 @@ static const bool follows[LC_JOB_NR_STATES][LC_JOB_NR_STATES] = {
 	},
 	[LC_JOB_RUNNING] = {
 		[LC_JOB_PAUSED] = true,
+		[LC_JOB_READY] = true,
 		[LC_JOB_CONCLUDED] = true,
 	},
 	[LC_JOB_PAUSED] = {
 		[LC_JOB_RUNNING] = true,
+		[LC_JOB_CONCLUDED] = true,
+	},
+	[LC_JOB_READY] = {
+		[LC_JOB_STANDBY] = true,
+		[LC_JOB_CONCLUDED] = true,
+	},
+	[LC_JOB_STANDBY] = {
+		[LC_JOB_READY] = true,
 		[LC_JOB_CONCLUDED] = true,
 	},
 };
@@ -41,18 +54,36 @@ static const bool accepts[LC_JOB_NR_STATES][LC_JOB_NR_VERBS] = {
 		[LC_VERB_RESUME] = true,
 		[LC_VERB_CANCEL] = true,
 		[LC_VERB_SPEED] = true,
+		[LC_VERB_MODE] = true,
 	},
 	[LC_JOB_RUNNING] = {
 		[LC_VERB_PAUSE] = true,
 		[LC_VERB_RESUME] = true,
 		[LC_VERB_CANCEL] = true,
 		[LC_VERB_SPEED] = true,
+		[LC_VERB_MODE] = true,
 	},
 	[LC_JOB_PAUSED] = {
 		[LC_VERB_PAUSE] = true,
 		[LC_VERB_RESUME] = true,
 		[LC_VERB_CANCEL] = true,
 		[LC_VERB_SPEED] = true,
+		[LC_VERB_MODE] = true,
+	},
+	[LC_JOB_READY] = {
+		[LC_VERB_PAUSE] = true,
+		[LC_VERB_RESUME] = true,
+		[LC_VERB_CANCEL] = true,
+		[LC_VERB_SPEED] = true,
+		[LC_VERB_MODE] = true,
+		[LC_VERB_COMPLETE] = true,
+	},
+	[LC_JOB_STANDBY] = {
+		[LC_VERB_PAUSE] = true,
+		[LC_VERB_RESUME] = true,
+		[LC_VERB_CANCEL] = true,
+		[LC_VERB_SPEED] = true,
+		[LC_VERB_MODE] = true,
 	},
 	[LC_JOB_CONCLUDED] = {
 		[LC_VERB_CANCEL] = true,

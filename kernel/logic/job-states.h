@@ -6,10 +6,12 @@
  *
  *	         resume of the device        everything copied, or an error
  *	CREATED ----------------------> RUNNING -------------------> CONCLUDED
- *	   |  \                          |   ^                          ^
- *	   |   \ copy ... paused   pause |   | resume                   |
- *	   |    `--------------------> PAUSED --- cancel, error --------'
- *	   `------------------- cancel --------------------------------'
+ *	   |  \                          |   ^  \ both sides are         ^
+ *	   |   \ copy ... paused   pause |   |   \ equal (track)        |
+ *	   |    `--------------------> PAUSED     `--> READY ---complete-'
+ *	   |                                       pause | ^ resume
+ *	   |                                         STANDBY
+ *	   `---- cancel, error: from every state to CONCLUDED
  *
  * What holds in each state:
  * CREATED	no I/O of the job was ever issued; a before-write job's line in
@@ -17,6 +19,9 @@
  * RUNNING	the background copy goes on; guests' writes wait for old content.
  * PAUSED	no background copy is issued; what guests' writes need is copied.
  *		Left by the verb resume only, which also retries what an error stopped.
+ * READY	a tracking job: both sides were equal, and what guests' writes change is
+ *		copied again. Never left for RUNNING.
+ * STANDBY	READY, and paused.
  * CONCLUDED	nothing of the job is in flight and guests' writes no longer look
  *		at it; it has a result. Left by the verb dismiss only.
  */
@@ -29,6 +34,8 @@ enum lc_job_state {
 	LC_JOB_CREATED,
 	LC_JOB_RUNNING,
 	LC_JOB_PAUSED,
+	LC_JOB_READY,
+	LC_JOB_STANDBY,
 	LC_JOB_CONCLUDED,
 	LC_JOB_NR_STATES
 };
@@ -37,8 +44,10 @@ enum lc_job_verb {
 	LC_VERB_PAUSE,
 	LC_VERB_RESUME,
 	LC_VERB_CANCEL,
+	LC_VERB_COMPLETE,
 	LC_VERB_DISMISS,
 	LC_VERB_SPEED,
+	LC_VERB_MODE,
 	LC_JOB_NR_VERBS
 };
 
@@ -56,6 +65,12 @@ const char *lc_job_verb_name(enum lc_job_verb verb);
 
 /** lc_job_side_name() - "read" or "write", as results print it. */
 const char *lc_job_side_name(enum lc_job_side side);
+
+/** lc_job_runs() - Does the background copy go on in @state? */
+static inline bool lc_job_runs(enum lc_job_state state)
+{
+	return state == LC_JOB_RUNNING || state == LC_JOB_READY;
+}
 
 /** lc_job_may_follow() - May a job go from state @from to state @to? */
 bool lc_job_may_follow(enum lc_job_state from, enum lc_job_state to);

@@ -146,7 +146,7 @@ why "a file system on a raw target" "a file system \(ext4" "'device': 'vm1', 'ta
 why "a bad job id" "Invalid job ID '9x'" "'device': 'vm1', 'target': 't4', 'sync': 'full', 'job-id': '9x'"
 why "a negative speed" "speed" "'device': 'vm1', 'target': 't4', 'speed': -1, $B"
 why "no sync" "Parameter 'sync' is missing" "'device': 'vm1', 'target': 't4'"
-why "another sync" "Parameter 'sync' does not accept value 'none'" "'device': 'vm1', 'target': 't4', 'sync': 'none'"
+why "another sync" "Parameter 'sync' does not accept value 'incremental'" "'device': 'vm1', 'target': 't4', 'sync': 'incremental'"
 why "another policy" "does not accept value" "'device': 'vm1', 'target': 't4', $B, 'on-source-error': 'x'"
 why "compression" "not supported" "'device': 'vm1', 'target': 't4', $B, 'compress': true"
 why "an argument that is none" "Parameter 'zzz' is unexpected" "'device': 'vm1', 'target': 't4', $B, 'zzz': 1"

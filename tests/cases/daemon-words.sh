@@ -6,6 +6,7 @@
 require qemu-img qemu-storage-daemon
 plan 7
 place 100
+load_module
 
 cd "$IMG" || bail "no $IMG"
 qemu-img create -q -f qcow2 good 16M
@@ -14,6 +15,9 @@ qemu-img create -q -f qcow2 small 8M
 qemu-img create -q -f qcow2 big 32M
 qemu-img create -q -f raw raw 16M
 qemu-img create -q -u -f qcow2 -b gone -F qcow2 orphan 16M
+qemu-img create -q -f qcow2 lo 16M
+qemu-img create -q -f qcow2 -b lo -F qcow2 mid
+qemu-img create -q -f qcow2 -b mid -F qcow2 hi
 : >empty
 head -c 1M /dev/zero >magic
 all=$(sums ./*)

@@ -449,6 +449,26 @@ def op_backup(r, cancel=False):
     r.old.append(target)
 
 
+def op_transaction(r):
+    """A snapshot and a drive-backup of the same disk at one moment; the target is made here."""
+    if len(r.free) < 4:
+        return
+    new, chain, target, r.jobs = r.free.pop(0), r.chain, r.free.pop(0), r.jobs + 1
+    job, before = "j%d" % r.jobs, r.events()
+    r.during(alt=[new] + chain, making=[new, target])
+    r.daemon.do("transaction", actions=[
+        {"type": "blockdev-snapshot-sync", "data": {
+            "device": "vm1", "snapshot-file": r.path(new), "snapshot-node-name": new}},
+        {"type": "drive-backup", "data": {
+            "device": "vm1", "target": r.path(target), "format": "qcow2", "sync": "full", "job-id": job}}])
+    copy = {target: [before, r.events()]}
+    r.now(chain=[new] + chain, made=r.made + [new, target], settled=r.settled(chain[:1], [new]))
+    r.during()
+    r.daemon.wait_event(lambda e: e["event"] == "BLOCK_JOB_COMPLETED" and e["data"]["device"] == job, job)
+    r.now(copies={**r.worlds[-1]["copies"], **copy}, settled=r.settled([target]))
+    r.old.append(target)
+
+
 def op_cancel(r):
     op_backup(r, True)
 
@@ -505,6 +525,7 @@ OPS = {
     "snapshot onto an existing overlay": op_snapshot_existing,
     "backup": op_backup,
     "cancelled backup": op_cancel,
+    "transaction": op_transaction,
     "detach, attach": op_detach_attach,
     "daemon restart": op_restart,
     "killed snapshot": op_killed_snapshot,

@@ -28,6 +28,36 @@ static void pause_and_back(void **state)
 	assert_true(lc_job_may_follow(LC_JOB_RUNNING, LC_JOB_PAUSED));
 	assert_true(lc_job_may_follow(LC_JOB_PAUSED, LC_JOB_RUNNING));
 	assert_false(lc_job_may_follow(LC_JOB_RUNNING, LC_JOB_RUNNING));
+	assert_true(lc_job_may_follow(LC_JOB_READY, LC_JOB_STANDBY));
+	assert_true(lc_job_may_follow(LC_JOB_STANDBY, LC_JOB_READY));
+}
+
+static void ready_is_for_good(void **state)
+{
+	unsigned int s;
+
+	assert_true(lc_job_may_follow(LC_JOB_RUNNING, LC_JOB_READY));
+	assert_false(lc_job_may_follow(LC_JOB_PAUSED, LC_JOB_READY));
+	for (s = 0; s < LC_JOB_CONCLUDED; s++) {
+		assert_false(lc_job_may_follow(LC_JOB_READY, s) && s != LC_JOB_STANDBY);
+		assert_false(lc_job_may_follow(LC_JOB_STANDBY, s) && s != LC_JOB_READY);
+	}
+}
+
+static void only_a_ready_job_is_completed(void **state)
+{
+	unsigned int s;
+
+	for (s = 0; s < LC_JOB_NR_STATES; s++)
+		assert_int_equal(lc_job_accepts(s, LC_VERB_COMPLETE), s == LC_JOB_READY);
+}
+
+static void two_states_run(void **state)
+{
+	unsigned int s;
+
+	for (s = 0; s < LC_JOB_NR_STATES; s++)
+		assert_int_equal(lc_job_runs(s), s == LC_JOB_RUNNING || s == LC_JOB_READY);
 }
 
 static void only_a_concluded_job_is_dismissed(void **state)
@@ -44,7 +74,8 @@ static void a_living_job_takes_every_other_verb(void **state)
 
 	for (s = 0; s < LC_JOB_CONCLUDED; s++)
 		for (v = 0; v < LC_JOB_NR_VERBS; v++)
-			assert_int_equal(lc_job_accepts(s, v), v != LC_VERB_DISMISS);
+			if (v != LC_VERB_COMPLETE)
+				assert_int_equal(lc_job_accepts(s, v), v != LC_VERB_DISMISS);
 }
 
 static void a_concluded_job_is_past_steering(void **state)
@@ -53,11 +84,13 @@ static void a_concluded_job_is_past_steering(void **state)
 	assert_false(lc_job_accepts(LC_JOB_CONCLUDED, LC_VERB_PAUSE));
 	assert_false(lc_job_accepts(LC_JOB_CONCLUDED, LC_VERB_RESUME));
 	assert_false(lc_job_accepts(LC_JOB_CONCLUDED, LC_VERB_SPEED));
+	assert_false(lc_job_accepts(LC_JOB_CONCLUDED, LC_VERB_MODE));
 }
 
 static void words_go_both_ways(void **state)
 {
-	static const char *const states[] = { "created", "running", "paused", "concluded" };
+	static const char *const states[] = { "created", "running", "paused", "ready",
+						"standby", "concluded" };
 	unsigned int i;
 
 	for (i = 0; i < LC_JOB_NR_STATES; i++)
@@ -76,6 +109,9 @@ int main(void)
 		cmocka_unit_test(created_is_only_a_beginning),
 		cmocka_unit_test(concluded_is_an_end),
 		cmocka_unit_test(pause_and_back),
+		cmocka_unit_test(ready_is_for_good),
+		cmocka_unit_test(only_a_ready_job_is_completed),
+		cmocka_unit_test(two_states_run),
 		cmocka_unit_test(only_a_concluded_job_is_dismissed),
 		cmocka_unit_test(a_living_job_takes_every_other_verb),
 		cmocka_unit_test(a_concluded_job_is_past_steering),

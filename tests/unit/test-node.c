@@ -271,6 +271,92 @@ static void becomes_backing(void **state)
 	del("n");
 }
 
+static bool qemu_reads(const char *image)
+{
+	char cmd[80];
+
+	snprintf(cmd, sizeof(cmd), "qemu-img info %s >/dev/null 2>&1", image);
+	return q_status(cmd) == 0;
+}
+
+/* A backing image is written for a job: others are kept out, read and write, until it is back. */
+static void reopened(void **state)
+{
+	struct err e = ERR_INIT;
+	struct node *n;
+	int fd;
+
+	(void)state;
+	q_run("qemu-img create -q -f qcow2 q 1M; qemu-img create -q -f qcow2 -b q -F qcow2 r 1M");
+	q_ok(add(&e, "{'driver': 'qcow2', 'node-name': 'r', " FILE_OF("r")), &e);
+	n = node_find("r")->backing;
+	fd = n->file->fd;
+	assert_true(qemu_reads("q"));
+	q_ok(node_make_writable(n, &e), &e);
+	assert_false(n->read_only);
+	assert_false(qemu_reads("q"));
+	q_ok(qcow2_begin_write(n->img, &e), &e);
+	q_ok(node_return(n, &e), &e);
+	assert_true(n->read_only);
+	assert_int_equal(n->file->fd, fd);
+	assert_true(qemu_reads("q"));
+	assert_int_equal(q_status("qemu-io -f qcow2 -c 'write 0 64k' q >/dev/null 2>&1"), 1);
+	q_ok(node_return(n, &e), &e); /* again: nothing to do */
+	q_ok(node_make_writable(n, &e), &e);
+	node_stay_writable(n);
+	q_ok(node_return(n, &e), &e);
+	assert_false(n->read_only);
+	del("r");
+	q_run("qemu-io -f qcow2 -c 'write 0 64k' q >/dev/null");
+}
+
+/* Someone else reads it as his backing image: it is not ours to write, and stays what it was. */
+static void not_reopened(void **state)
+{
+	struct err e = ERR_INIT;
+	struct node *n;
+
+	(void)state;
+	q_run("qemu-img create -q -f qcow2 s 1M; qemu-img create -q -f qcow2 -b s -F qcow2 t 1M");
+	q_ok(add(&e, "{'driver': 'qcow2', 'node-name': 't', " FILE_OF("t")), &e);
+	q_ok(add(&e, "{'driver': 'qcow2', 'node-name': 's', 'read-only': true, " FILE_OF("s")), &e);
+	n = node_find("t")->backing;
+	assert_int_equal(node_make_writable(n, &e), -EAGAIN);
+	assert_non_null(strstr(e.msg, "Failed to get \"write\" lock"));
+	assert_true(n->read_only);
+	del("s");
+	assert_true(qemu_reads("s"));
+	assert_int_equal(q_status("qemu-io -f qcow2 -c 'write 0 64k' s >/dev/null 2>&1"), 1);
+	del("t");
+}
+
+static void header_names_backing(void **state)
+{
+	struct err e = ERR_INIT;
+	struct node *n;
+	char *out;
+
+	(void)state;
+	q_run("qemu-img create -q -f raw base 1M; qemu-img create -q -f qcow2 -b base -F raw v 1M; qemu-img create -q -f qcow2 -b v -F qcow2 w 1M");
+	q_ok(add(&e, "{'driver': 'qcow2', 'node-name': 'w', " FILE_OF("w")), &e);
+	n = node_find("w");
+	assert_ptr_equal(node_find_backing(n, "v"), n->backing);
+	assert_ptr_equal(node_find_backing(n, q_path("base")), n->backing->backing);
+	assert_null(node_find_backing(n, "w"));
+	assert_true(node_is_file(n, "w"));
+	q_ok(node_write_backing(n, n->backing->backing, NULL, &e), &e);
+	assert_string_equal(n->info.backing_format, "raw");
+	out = q_output("qemu-img info -U w | sed -n 's/^backing file: //p'");
+	assert_non_null(strstr(out, q_path("base")));
+	free(out);
+	q_ok(node_write_backing(n, NULL, NULL, &e), &e);
+	assert_null(n->backing_name);
+	del("w");
+	out = q_output("qemu-img info w | grep -c backing || :");
+	assert_int_equal(out[0], '0');
+	free(out);
+}
+
 static void leaves_images_alone(void **state)
 {
 	struct err e = ERR_INIT;
@@ -305,6 +391,7 @@ int main(void)
 		TEST(header_chain), TEST(explicit_chain), TEST(names), TEST(wrong_files),
 		TEST(loops), TEST(backing_words), TEST(options), TEST(locks),
 		TEST(locks_of_named_file), TEST(becomes_backing), TEST(leaves_images_alone),
+		TEST(reopened), TEST(not_reopened), TEST(header_names_backing),
 	};
 
 	return cmocka_run_group_tests(tests, setup, q_teardown);

@@ -485,6 +485,76 @@ static void file_has_job(void)
 		  "\"len\": 10, \"offset\": 5, \"dest\": 1, \"source\": \"vm1\", \"source-node\": \"a\", \"io-status\": \"nospace\"}]");
 }
 
+#define JOB_REST ", \"type\": \"backup\", \"speed\": 7, \"len\": 10, \"offset\": 5, \"dest\": 1, " \
+		 "\"source\": \"vm1\", \"source-node\": \"a\", \"io-status\": \"ok\"}"
+#define OTHER	 JOB_REST ", {"
+
+static void file_has(const char *jobs)
+{
+	_cleanup_free_ char *text = NULL;
+
+	assert_true(asprintf(&text, "\"views\": [{\"dm\": \"vm1\", \"kname\": \"vm1.1\", \"uuid\": \"disk-1\", \"writable\": true, "
+		  "\"top\": \"a\", \"sectors\": 2048, \"block\": 128, \"active\": 0, \"next-id\": 2, \"layers\": "
+		  "[{\"id\": 0, \"node\": \"a\", \"device\": 1792}, {\"id\": 1, \"device\": 1793, \"dest\": true}]}], " EXPORT
+		  ", \"jobs\": [{%s%s]", jobs, JOB_REST) > 0);
+	nodes_and(text);
+}
+
+/* A mirror that the file has as @status, and what the kernel says of its job now. */
+static struct job *mirror_after(const char *status, const char *more, const char *now)
+{
+	struct err e = ERR_INIT;
+	char text[2048];
+
+	forget(NULL);
+	snprintf(text, sizeof(text), "1 vm1.1 5 rw 128 0 2/2 0 0 0 2" LAYER("0") " 1 0 - 0 0 clean 1 b0 %s 1",
+		 now);
+	kernel(text);
+	snprintf(text, sizeof(text),
+		 "\"views\": [{\"dm\": \"vm1\", \"kname\": \"vm1.1\", \"uuid\": \"disk-1\", \"writable\": true, "
+		 "\"top\": \"a\", \"sectors\": 2048, \"block\": 128, \"active\": 0, \"next-id\": 2, \"layers\": "
+		 "[{\"id\": 0, \"node\": \"a\", \"device\": 1792}, {\"id\": 1, \"device\": 1793, \"dest\": true}]}], " EXPORT
+		 ", \"jobs\": [{\"id\": \"b0\", \"type\": \"mirror\", \"status\": \"%s\", \"speed\": 0, %s"
+		 "\"len\": 10, \"offset\": 5, \"dest\": 1, \"source\": \"vm1.1\", \"source-node\": \"a\"}]",
+		 status, more);
+	nodes_and(text);
+	q_ok(restore(&e), &e);
+	return job_find("b0");
+}
+
+static void mirror_goes_on(void **state)
+{
+	struct job *j;
+
+	(void)state;
+	assert_int_equal(mirror_after("running", "", "running 5/10 0 -")->status, JOB_RUNNING);
+	assert_int_equal(mirror_after("running", "", "ready 10/10 0 -")->status, JOB_READY);
+	assert_int_equal(mirror_after("ready", "", "ready 10/10 0 -")->status, JOB_READY);
+	/* paused, and the file does not know it yet; and the reverse */
+	assert_int_equal(mirror_after("ready", "", "standby 10/10 0 -")->status, JOB_STANDBY);
+	assert_int_equal(mirror_after("standby", "\"user-paused\": true, ", "ready 10/10 0 -")->status,
+			 JOB_READY);
+	/* Errors, as the job's policy wants it. */
+	j = mirror_after("ready", "\"on-write-error\": 3, ", "standby 10/12 0 stopped:write:5");
+	assert_int_equal(j->status, JOB_STANDBY);
+	assert_string_equal(j->io_status, "failed");
+	j = mirror_after("ready", "\"on-write-error\": 1, ", "standby 10/12 0 stopped:write:5");
+	assert_int_equal(j->status, JOB_READY);
+	assert_true(j->ignored_at);
+	assert_int_equal(mirror_after("running", "\"on-write-error\": 2, ",
+				      "paused 10/12 0 stopped:write:28")->status, JOB_PAUSED);
+	/* It ended with the disk as it was: that is what a cancel wanted, and not what complete did. */
+	j = mirror_after("ready", "\"should-complete\": true, \"soft-cancel\": true, \"auto-finalize\": true, ",
+			 "concluded 10/10 0 ok");
+	assert_int_equal(j->status, JOB_CONCLUDED);
+	assert_null(j->error);
+	j = mirror_after("ready", "\"should-complete\": true, ", "concluded 10/10 0 ok");
+	assert_int_equal(j->status, JOB_CONCLUDED);
+	assert_non_null(strstr(j->error, "the disk, which goes on as before"));
+	assert_int_equal(view_find("vm1")->jobs, 0);
+	assert_null(node_find("a")->job);
+}
+
 static void job_runs_on(void **state)
 {
 	struct err e = ERR_INIT;
@@ -521,6 +591,73 @@ static void job_runs_on(void **state)
 	assert_non_null(strstr(k.log, "message job zz cancel; message job zz dismiss"));
 }
 
+#define KERNEL_JOB "1 vm1.1 5 rw 128 0 2/2 0 0 0 2" LAYER("0") " 1 0 - 0 0 clean "
+
+/* A job that was about to begin: it runs, or the guard has cancelled it, or it never came to be. */
+static void job_was_starting(void **state)
+{
+	static const char *const gone[] = { KERNEL_JOB "0", KERNEL_JOB "1 b0 concluded 0/1048576 7 cancelled 1" };
+	struct err e = ERR_INIT;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(gone); i++) {
+		forget(NULL);
+		kernel(gone[i]);
+		file_has("\"id\": \"b0\", \"status\": \"running\", \"starting\": true");
+		q_ok(restore(&e), &e);
+		assert_null(job_find("b0"));
+		assert_int_equal(view_find("vm1")->nr_layers, 1);
+		assert_int_equal(view_find("vm1")->jobs, 0);
+		assert_null(node_find("a")->job);
+	}
+	forget(NULL);
+	kernel(KERNEL_JOB "1 b0 running 0/1048576 7 - 1");
+	file_has("\"id\": \"b0\", \"status\": \"running\", \"starting\": true");
+	q_ok(restore(&e), &e);
+	assert_int_equal(job_find("b0")->status, JOB_RUNNING);
+	assert_false(job_find("b0")->starting);
+}
+
+/* The groups of a transaction are what they were. */
+static void groups_go_on(void **state)
+{
+	struct err e = ERR_INIT;
+
+	(void)state;
+	/* One waits for another, whose kernel job runs. */
+	kernel(KERNEL_JOB "1 b0 running 0/1048576 7 - 1");
+	file_has("\"id\": \"w\", \"group\": 3, \"status\": \"waiting\", \"kernel-gone\": true, \"cleaned\": true, \"auto-finalize\": true"
+		 OTHER "\"id\": \"b0\", \"status\": \"running\", \"group\": 3");
+	q_ok(restore(&e), &e);
+	assert_int_equal(job_find("w")->status, JOB_WAITING);
+	assert_int_equal(job_find("b0")->group, 3);
+	/* One had failed when the daemon died: the other one goes with it. */
+	forget(NULL);
+	kernel(KERNEL_JOB "1 b0 concluded 0/1048576 7 cancelled 1");
+	file_has("\"id\": \"w\", \"group\": 3, \"status\": \"aborting\", \"cleaned\": true, \"error\": \"x\""
+		 OTHER "\"id\": \"b0\", \"status\": \"running\", \"group\": 3, \"cancelled\": true");
+	q_ok(restore(&e), &e);
+	assert_int_equal(job_find("w")->status, JOB_CONCLUDED);
+	assert_int_equal(job_find("b0")->status, JOB_CONCLUDED);
+	assert_string_equal(job_find("b0")->error, "Operation canceled");
+	/* One wants to be told by hand: the other one, pending too, does not go on alone. */
+	forget(NULL);
+	kernel(KERNEL_JOB "1 b0 concluded 10/10 7 ok 1");
+	file_has("\"id\": \"w\", \"group\": 3, \"status\": \"pending\", \"cleaned\": true, \"auto-finalize\": true"
+		 OTHER "\"id\": \"b0\", \"status\": \"pending\", \"group\": 3");
+	q_ok(restore(&e), &e);
+	assert_int_equal(job_find("w")->status, JOB_PENDING);
+	assert_int_equal(job_find("b0")->status, JOB_PENDING);
+	/* It had been told when the daemon died. */
+	forget(NULL);
+	kernel(KERNEL_JOB "1 b0 concluded 10/10 7 ok 1");
+	file_has("\"id\": \"w\", \"group\": 3, \"status\": \"concluded\", \"cleaned\": true, \"finalizing\": true"
+		 OTHER "\"id\": \"b0\", \"status\": \"pending\", \"group\": 3, \"finalizing\": true");
+	q_ok(restore(&e), &e);
+	assert_int_equal(job_find("b0")->status, JOB_CONCLUDED);
+	assert_null(job_find("b0")->error);
+}
+
 static int setup(void **state)
 {
 	int r = q_setup(state);
@@ -544,7 +681,8 @@ int main(void)
 		TEST(damaged),		 TEST(snapshot_was_made), TEST(snapshot_was_not_made),
 		TEST(layer_never_came),	 TEST(unknown_layer),	  TEST(left_suspended),
 		TEST(start_not_finished), TEST(device_gone),	  TEST(job_ends),
-		TEST(job_runs_on),
+		TEST(job_runs_on),	 TEST(job_was_starting),  TEST(groups_go_on),
+		TEST(mirror_goes_on),
 	};
 
 	return cmocka_run_group_tests(tests, setup, q_teardown);

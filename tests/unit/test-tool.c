@@ -502,6 +502,36 @@ static void snapshot_names_disk_and_file(void **state)
 		out, "{\"name\": \"vm1\", \"image\": \"/tmp/e.qcow2\", \"node-name\": \"top\"}\n");
 }
 
+static void snapshot_of_all_is_one_transaction(void **state)
+{
+	struct err e = ERR_INIT;
+
+	(void)state;
+	has_disk();
+	assert_int_equal(RUN(cmd_snapshot, true, &e, "--all", "/tmp", "--suffix", "x"), 0);
+	sent("{\"execute\": \"transaction\", \"arguments\": {\"actions\": [{\"type\": \"blockdev-snapshot-sync\", \"data\": {\"device\": \"vm1\", \"snapshot-file\": \"/tmp/vm1-x.qcow2\", \"format\": \"qcow2\"}}]}}");
+	assert_string_equal(out, "[{\"name\": \"vm1\", \"image\": \"/tmp/vm1-x.qcow2\"}]\n");
+}
+
+static void dry_runs_ask_only(void **state)
+{
+	struct err e = ERR_INIT;
+
+	(void)state;
+	has_disk();
+	assert_int_equal(RUN(cmd_snapshot, true, &e, "vm1", "/tmp/e.qcow2", "--dry-run"), 0);
+	not_sent("blockdev-snapshot-sync");
+	assert_non_null(strstr(out, "\"chain-after\": [{\"image\": \"/tmp/e.qcow2\", \"format\": \"qcow2\", \"note\": \"active, new\"}, {"));
+	assert_non_null(strstr(out, "\"deletable\": []"));
+	assert_int_equal(RUN(cmd_snapshot, false, &e, "--all", "/tmp", "--dry-run"), 0);
+	not_sent("transaction");
+	assert_non_null(strstr(out, "read-only from now on"));
+	assert_int_equal(RUN(cmd_backup, false, &e, "vm1", "/tmp/none.qcow2", "--dry-run"), 0);
+	not_sent("blockdev-");
+	assert_int_equal(access("/tmp/none.qcow2", F_OK), -1);
+	assert_non_null(strstr(out, "backup of vm1 to /tmp/none.qcow2: nothing was done"));
+}
+
 /* ---- backup ------------------------------------------------------------------------ */
 
 static char *target(const char *name)
@@ -649,6 +679,99 @@ static void no_wait_returns_at_once(void **state)
 	unlink(target("w.qcow2"));
 }
 
+/* ---- stream, commit, mirror ------------------------------------------------------------ */
+
+static void stream_names_nodes(void **state)
+{
+	struct err e = ERR_INIT;
+
+	(void)state;
+	has_disk();
+	says("query-block-jobs", JOB("running", "0", ""), JOB("concluded", "8388608", ""), NULL);
+	assert_int_equal(
+		RUN(cmd_stream, true, &e, "vm1", "--top", "/i/b", "--job-id", "backup-vm1"), 0);
+	sent("{\"execute\": \"block-stream\", \"arguments\": {\"device\": \"#block7\", \"job-id\": \"backup-vm1\", \"speed\": 0, \"auto-dismiss\": false}}");
+	assert_non_null(strstr(out, "\"status\": \"completed\", \"deletable\": [\"/i/a\"]"));
+	d.log[0] = '\0';
+	assert_int_equal(RUN(cmd_stream, false, &e, "vm1", "--base", "/i/c"), -EINVAL);
+	err_clear(&e);
+	assert_int_equal(RUN(cmd_stream, false, &e, "vm1", "--base", "/i/x"), -ESRCH);
+	not_sent("block-stream");
+}
+
+static void commit_completes_when_ready(void **state)
+{
+	struct err e = ERR_INIT;
+
+	(void)state;
+	has_disk();
+	says("query-block-jobs", JOB("running", "0", ""), JOB("ready", "8388608", ""),
+	     JOB("concluded", "8388608", ""));
+	assert_int_equal(
+		RUN(cmd_commit, true, &e, "vm1", "--base", "/i/b", "--job-id", "backup-vm1"), 0);
+	sent("{\"device\": \"top\", \"base-node\": \"#block7\", \"top-node\": \"top\"");
+	sent("{\"execute\": \"block-job-complete\", \"arguments\": {\"device\": \"backup-vm1\"}}");
+	assert_non_null(strstr(out, "\"deletable\": [\"/i/c\"]"));
+}
+
+static void mirror_ends_as_it_was_told(void **state)
+{
+	struct err e = ERR_INIT;
+
+	(void)state;
+	has_disk();
+	says("query-block-jobs", JOB("ready", "8388608", ""), JOB("concluded", "8388608", ""),
+	     NULL);
+	assert_int_equal(RUN(cmd_mirror, true, &e, "vm1", target("m.qcow2"), "--finish", "--job-id",
+			     "backup-vm1"),
+			 0);
+	sent("\"sync\": \"full\", \"copy-mode\": \"background\"");
+	sent("{\"execute\": \"block-job-cancel\", \"arguments\": {\"device\": \"backup-vm1\"}}");
+	sent("{\"execute\": \"blockdev-del\"");
+	unlink(target("m.qcow2"));
+}
+
+static void a_pivot_keeps_the_node(void **state)
+{
+	struct err e = ERR_INIT;
+
+	(void)state;
+	has_disk();
+	says("query-block-jobs", JOB("ready", "8388608", ""), JOB("concluded", "8388608", ""),
+	     NULL);
+	assert_int_equal(RUN(cmd_mirror, true, &e, "vm1", target("m.qcow2"), "--pivot", "--job-id",
+			     "backup-vm1"),
+			 0);
+	sent("block-job-complete");
+	not_sent("blockdev-del");
+	unlink(target("m.qcow2"));
+}
+
+static void dry_runs_show_what_leaves(void **state)
+{
+	struct err e = ERR_INIT;
+
+	(void)state;
+	has_disk();
+	assert_int_equal(RUN(cmd_commit, true, &e, "vm1", "--top", "/i/b", "--dry-run"), 0);
+	assert_non_null(strstr(
+		out,
+		"\"chain-after\": [{\"image\": \"/i/c\", \"format\": \"qcow2\", \"note\": \"active\"}, {\"image\": \"/i/a\""));
+	assert_non_null(strstr(out, "\"deletable\": [\"/i/b\"]"));
+	assert_int_equal(RUN(cmd_commit, true, &e, "vm1", "--base", "/i/b", "--dry-run"), 0);
+	assert_non_null(strstr(
+		out,
+		"\"chain-after\": [{\"image\": \"/i/b\", \"format\": \"qcow2\", \"note\": \"active\"}"));
+	assert_int_equal(RUN(cmd_stream, false, &e, "vm1", "--base", "/i/a", "--dry-run"), 0);
+	assert_non_null(strstr(out, "may be deleted then:\n    /i/b\n"));
+	assert_int_equal(RUN(cmd_mirror, false, &e, "vm1", "/tmp/n.qcow2", "--pivot", "--dry-run"),
+			 0);
+	assert_non_null(strstr(out, "chain then:\n    /tmp/n.qcow2  qcow2  active\n"));
+	not_sent("block-stream");
+	not_sent("block-commit");
+	not_sent("blockdev-");
+}
+
 /* ---- jobs ---------------------------------------------------------------------------- */
 
 static void verbs_reach_the_job(void **state)
@@ -735,6 +858,13 @@ int main(void)
 		WITH_DAEMON(detach_ends_export_then_nodes),
 		WITH_DAEMON(a_busy_disk_stays),
 		WITH_DAEMON(snapshot_names_disk_and_file),
+		WITH_DAEMON(snapshot_of_all_is_one_transaction),
+		WITH_DAEMON(dry_runs_ask_only),
+		WITH_DAEMON(stream_names_nodes),
+		WITH_DAEMON(commit_completes_when_ready),
+		WITH_DAEMON(mirror_ends_as_it_was_told),
+		WITH_DAEMON(a_pivot_keeps_the_node),
+		WITH_DAEMON(dry_runs_show_what_leaves),
 		WITH_DAEMON(backup_makes_its_target_and_cleans_up),
 		WITH_DAEMON(a_refused_backup_leaves_no_file),
 		WITH_DAEMON(an_existing_target_is_not_made_again),

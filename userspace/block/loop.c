@@ -194,7 +194,9 @@ static int open_used(int number, struct loop_dev *dev, struct loop_info64 *info)
 	return 0;
 }
 
-int loop_find(dev_t devno, ino_t ino, uint64_t offset, struct loop_dev *ret, struct err *e)
+/* @modes: bit 0, one that can be written; bit 1, one that is read-only. */
+static int find(dev_t devno, ino_t ino, uint64_t offset, unsigned modes, struct loop_dev *ret,
+		struct err *e)
 {
 	_cleanup_(closedirp) DIR *d = opendir("/sys/block");
 	struct dirent *de;
@@ -213,13 +215,25 @@ int loop_find(dev_t devno, ino_t ino, uint64_t offset, struct loop_dev *ret, str
 		snprintf(backing, sizeof(backing), "/sys/block/%s/loop/backing_file", de->d_name);
 		if (access(backing, F_OK) || open_used(number, &dev, &info))
 			continue;
-		if (info.lo_device == devno && info.lo_inode == ino && info.lo_offset == offset) {
+		if (info.lo_device == devno && info.lo_inode == ino && info.lo_offset == offset &&
+		    (modes & (dev.read_only ? 2 : 1))) {
 			*ret = dev;
 			return 0;
 		}
 		loop_detach(&dev);
 	}
 	return -ENOENT;
+}
+
+int loop_find(dev_t devno, ino_t ino, uint64_t offset, struct loop_dev *ret, struct err *e)
+{
+	return find(devno, ino, offset, 3, ret, e);
+}
+
+int loop_find_mode(dev_t devno, ino_t ino, uint64_t offset, bool read_only, struct loop_dev *ret,
+		   struct err *e)
+{
+	return find(devno, ino, offset, read_only ? 2 : 1, ret, e);
 }
 
 int loop_open(dev_t devno, struct loop_dev *ret, struct err *e)

@@ -70,6 +70,10 @@ int loop_set_capacity(const struct loop_dev *dev, struct err *e);
  */
 int loop_find(dev_t dev, ino_t ino, uint64_t offset, struct loop_dev *ret, struct err *e);
 
+/* As loop_find(), only one that is read-only, or only one that is not. */
+int loop_find_mode(dev_t dev, ino_t ino, uint64_t offset, bool read_only, struct loop_dev *ret,
+		   struct err *e);
+
 /* As loop_find(), by device number (what a dm table names). -ENOENT: not a loop device in use. */
 int loop_open(dev_t devno, struct loop_dev *ret, struct err *e);
 

@@ -12,53 +12,120 @@
 #include "../block/kmod.h"
 #include "../block/probe.h"
 #include "../lib/log.h"
+#include "backup.h"
 #include "ctl.h"
 #include "export.h"
 #include "job-copy.h"
-#include "state.h"
+#include "transaction.h"
 
-struct backup_args {
-	const char *id, *device, *target, *sync;
-	const char *on_source_error, *on_target_error;
-	int64_t speed;
-	bool auto_finalize, auto_dismiss, force, compress;
-	struct node *source, *dest;
-};
+#define DEFAULT_GRAIN (64u << 10)
 
-static int check_nodes(struct backup_args *a, struct err *e)
+static int check_source(struct backup_args *a, struct err *e)
 {
-	int r;
+	int r = device_find(a->device, &a->source, e);
 
-	r = device_find(a->device, &a->source, e);
-	if (!r)
-		r = device_find(a->target, &a->dest, e);
 	if (r)
 		return r;
-	if (a->source == a->dest)
-		return err_set(e, EINVAL, "Source and target cannot be the same");
-	if (node_is_protocol(a->source) || node_is_protocol(a->dest))
+	if (node_is_protocol(a->source))
 		return err_set(e, EINVAL,
 			       "Node '%s' is a protocol node: backup needs raw or qcow2 nodes",
-			       node_is_protocol(a->source) ? a->source->name : a->dest->name);
-	r = node_check_free(a->source, e);
-	if (!r)
-		r = node_check_free(a->dest, e);
+			       a->source->name);
+	return node_check_free(a->source, e);
+}
+
+/* The target's own clusters are what is copied, where only parts of the disk are. */
+static int check_target(const struct backup_args *a, struct err *e)
+{
+	const struct node *dest = a->dest;
+	int r;
+
+	if (a->source == dest)
+		return err_set(e, EINVAL, "Source and target cannot be the same");
+	if (node_is_protocol(dest))
+		return err_set(e, EINVAL,
+			       "Node '%s' is a protocol node: backup needs raw or qcow2 nodes",
+			       dest->name);
+	r = node_check_free(dest, e);
 	if (r)
 		return r;
-	if (a->dest->users)
-		return err_set(e, EBUSY, "Node '%s' is busy: it is exported", a->dest->name);
-	if (a->dest->read_only)
-		return err_set(e, EACCES, "Block node '%s' is read-only", a->dest->name);
-	if (a->source->size != a->dest->size)
+	if (dest->users)
+		return err_set(e, EBUSY, "Node '%s' is busy: it is exported", dest->name);
+	if (dest->read_only)
+		return err_set(e, EACCES, "Block node '%s' is read-only", dest->name);
+	if (a->source->size != dest->size)
 		return err_set(e, EINVAL, "Source and target image have different sizes");
-	if (a->dest->driver == NODE_RAW && !a->force)
-		return probe_refuse_used(a->dest->file->fd, a->dest->file->filename, e);
+	if (a->on_demand && (dest->backing || dest->backing_name))
+		return err_set(e, EOPNOTSUPP,
+			       "sync mode 'none' needs a target without a backing file: '%s' has one",
+			       dest->name);
+	if (dest->driver == NODE_RAW && !a->force)
+		return probe_refuse_used(dest->file->fd, dest->file->filename, e);
 	return 0;
 }
 
-static int parse(struct json *args, struct backup_args *a, struct err *e)
+static int check_sync(struct backup_args *a, struct err *e)
 {
-	struct export *x;
+	if (streq(a->sync, "top") && a->source->backing)
+		return err_set(e, EOPNOTSUPP,
+			       "sync mode 'top' is not supported yet for an image with a backing file: use 'full'");
+	a->on_demand = streq(a->sync, "none");
+	return 0;
+}
+
+/* Limits of QEMU's copying, which the kernel does here: they are checked and make no difference. */
+static int check_perf(struct json *args, struct err *e)
+{
+	int64_t workers = 64, chunk = 0;
+	int r;
+
+	if ((r = json_opt_int(args, "x-perf.max-workers", &workers, e)) ||
+	    (r = json_opt_int(args, "x-perf.max-chunk", &chunk, e)))
+		return r;
+	if (workers < 1 || workers > INT32_MAX)
+		return err_set(e, EINVAL, "max-workers must be between 1 and %d", INT32_MAX);
+	if (chunk < 0)
+		return err_set(e, EINVAL,
+			       "max-chunk must be zero (which means no limit) or positive");
+	if (chunk && chunk < DEFAULT_GRAIN)
+		return err_set(e, EINVAL,
+			       "Required max-chunk (%lld) is less than backup cluster size (%u)",
+			       (long long)chunk, DEFAULT_GRAIN);
+	return 0;
+}
+
+/* There is no filter node here, but a name that QEMU would refuse is. */
+static int check_filter(struct json *args, struct err *e)
+{
+	const char *name = NULL;
+	int r = json_opt_str(args, "filter-node-name", &name, e);
+
+	if (!r && name && (r = node_check_name(name, e)))
+		err_prefix(e, "Could not create node");
+	return r;
+}
+
+static int check_common(struct json *args, struct backup_args *a, struct err *e)
+{
+	int r;
+
+	if (a->compress)
+		return err_set(e, EOPNOTSUPP, "Compression is not supported for this drive");
+	if (a->speed < 0)
+		return err_set(e, EINVAL, "Parameter 'speed' expects a non-negative value");
+	if ((r = check_source(a, e)) || (r = check_sync(a, e)) || (r = check_filter(args, e)))
+		return r;
+	return check_perf(args, e);
+}
+
+int backup_check_id(struct backup_args *a, struct err *e)
+{
+	struct export *x = export_find(a->device);
+
+	return job_check_id(a->id, x ? x->view->dm : NULL, &a->id, e);
+}
+
+int backup_parse(struct json *args, struct backup_args *a, struct err *e)
+{
 	int r;
 
 	a->on_source_error = a->on_target_error = "report";
@@ -75,42 +142,60 @@ static int parse(struct json *args, struct backup_args *a, struct err *e)
 	    (r = json_opt_bool(args, "compress", &a->compress, e)) ||
 	    (r = json_opt_bool(args, "x-force", &a->force, e)))
 		return r;
-	if (a->compress)
-		return err_set(e, EOPNOTSUPP, "Compression is not supported for this drive");
-	if (a->speed < 0)
-		return err_set(e, EINVAL, "Parameter 'speed' expects a non-negative value");
-	r = check_nodes(a, e);
-	if (r)
-		return r;
-	x = export_find(a->device);
-	return job_check_id(a->id, x ? x->view->dm : NULL, &a->id, e);
+	return check_common(args, a, e);
+}
+
+/*
+ * What one write makes the job save: the target writes whole clusters of its own, so that
+ * where only parts of the disk are saved none of them has a part that was not.
+ */
+static unsigned grain(const struct job *j)
+{
+	const struct view *v = j->source;
+	unsigned bytes = DEFAULT_GRAIN;
+
+	if (v->block * 512 > bytes)
+		bytes = v->block * 512;
+	for (const struct node *n = j->source_node; n; n = n->backing) {
+		if (n->driver == NODE_QCOW2 && n->info.cluster_size > bytes)
+			bytes = n->info.cluster_size;
+	}
+	if (j->target_node->driver == NODE_QCOW2 && j->target_node->info.cluster_size > bytes)
+		bytes = j->target_node->info.cluster_size;
+	return bytes / 512;
 }
 
 /* The instant that the backup shows. */
-static int start_copy(struct job *j, const struct backup_args *a, struct err *e)
+int backup_act(struct txn_action *t, struct err *e)
 {
-	uint64_t t0;
-	int r;
+	struct backup_args *a = t->state;
+	struct job *j = t->job;
+	char more[40] = "";
 
-	job_set_status(j, JOB_PAUSED);
-	r = view_suspend(j->source, e);
-	if (r)
-		return r;
-	t0 = ev_now_ms();
-	r = view_message(j->source, e, NULL,
-			 "copy %s %d before-write speed %lld on-source-error %s on-target-error %s",
-			 j->id, j->dest, (long long)j->speed, a->on_source_error,
-			 a->on_target_error);
-	if (view_resume(j->source, r ? NULL : e) && !r)
-		r = -EIO;
-	log_info("'%s': backup starts: held for %llu ms", j->source->dm,
-		 (unsigned long long)(ev_now_ms() - t0));
-	if (!r)
-		job_set_status(j, JOB_RUNNING);
-	return r;
+	if (j->on_demand)
+		snprintf(more, sizeof(more), " grain %u paused", grain(j));
+	return view_message(j->source, e, NULL,
+			    "copy %s %d before-write speed %lld on-source-error %s on-target-error %s%s",
+			    j->id, j->dest, (long long)j->speed, a->on_source_error,
+			    a->on_target_error, more);
 }
 
-const struct job_type backup_job = { "backup", job_copy_clean };
+void backup_revert(struct txn_action *t)
+{
+	struct job *j = t->job;
+	struct err e = ERR_INIT;
+
+	if (view_message(j->source, &e, NULL, "job %s cancel", j->id) ||
+	    view_message(j->source, &e, NULL, "job %s dismiss", j->id))
+		log_error("job '%s': %s", j->id, e.msg);
+}
+
+const struct job_type backup_job = { .name = "backup", .block = true, .clean = job_copy_clean };
+
+void backup_abort(struct txn_action *t)
+{
+	job_take_down(t->job);
+}
 
 static int build(struct job *j, const struct backup_args *a, struct err *e)
 {
@@ -133,35 +218,56 @@ static int build(struct job *j, const struct backup_args *a, struct err *e)
 	return j->dest < 0 ? j->dest : 0;
 }
 
-static int backup(struct json *args, struct json **ret, struct err *e)
+int backup_start(struct txn_action *t, struct backup_args *a, struct err *e)
 {
-	struct backup_args a = { 0 };
 	struct job *j;
-	int r;
+	int r = check_target(a, e);
 
-	(void)ret;
-	r = parse(args, &a, e);
+	if (!r)
+		r = backup_check_id(a, e);
 	if (!r)
 		r = kmod_ensure_livechain(NULL, e);
 	if (!r)
 		r = kmod_ensure_loop(e);
 	if (r)
 		return r;
-	j = job_new(a.id, &backup_job, a.auto_finalize, a.auto_dismiss, a.speed);
-	j->len = a.source->size;
+	j = job_new(a->id, &backup_job, a->auto_finalize, a->auto_dismiss, a->speed);
+	j->len = a->source->size;
+	j->on_demand = a->on_demand;
 	event_post("JOB_STATUS_CHANGE", json_pack("{s:s, s:s}", "status", "created", "id", j->id));
-	r = build(j, &a, e);
-	if (!r) {
-		job_set_status(j, JOB_RUNNING);
-		r = state_save(e);
+	r = build(j, a, e);
+	if (r) {
+		job_undo_start(j);
+		return r;
 	}
+	t->job = j;
+	t->view = j->source;
+	snprintf(t->undo, sizeof(t->undo), "job %s cancel", j->id);
+	return 0;
+}
+
+static int backup_prepare(struct txn_action *t, struct json *args, struct err *e)
+{
+	struct backup_args *a = xcalloc(1, sizeof(*a));
+	int r;
+
+	t->state = a;
+	r = backup_parse(args, a, e);
 	if (!r)
-		r = start_copy(j, &a, e);
-	if (!r)
-		return state_save(e);
-	job_undo_start(j);
-	(void)state_save(NULL);
-	return r;
+		r = device_find(a->target, &a->dest, e);
+	return r ? r : backup_start(t, a, e);
+}
+
+const struct txn_type txn_backup = {
+	.name = "blockdev-backup",
+	.prepare = backup_prepare,
+	BACKUP_HOOKS,
+};
+
+static int backup(struct json *args, struct json **ret, struct err *e)
+{
+	(void)ret;
+	return txn_single(&txn_backup, args, e);
 }
 
 static void cmd_backup(struct qmp_call *call)
@@ -169,25 +275,37 @@ static void cmd_backup(struct qmp_call *call)
 	ctl_command(call, backup);
 }
 
-static const char *const sync_values[] = { "full", NULL };
+static const char *const sync_values[] = { "top", "full", "none", NULL };
 static const char *const on_error_values[] = { "report", "stop", NULL };
-static const struct qapi_type sync_mode = QAPI_ENUM("MirrorSyncMode", sync_values);
-static const struct qapi_type on_error = QAPI_ENUM("BlockdevOnError", on_error_values);
+const struct qapi_type backup_sync_mode = QAPI_ENUM("MirrorSyncMode", sync_values);
+const struct qapi_type backup_on_error = QAPI_ENUM("BlockdevOnError", on_error_values);
+
+static const struct qapi_member perf_members[] = {
+	{ "use-copy-range", &qapi_bool, QAPI_OPT, NULL },
+	{ "max-workers", &qapi_int, QAPI_OPT, NULL },
+	{ "max-chunk", &qapi_int, QAPI_OPT, NULL },
+	{ 0 },
+};
+static const char *const unstable[] = { "unstable", NULL };
+const struct qapi_type backup_perf = QAPI_STRUCT("BackupPerf", perf_members);
 
 static const struct qapi_member backup_members[] = {
 	{ "job-id", &qapi_str, QAPI_OPT, NULL },
 	{ "device", &qapi_str, 0, NULL },
 	{ "target", &qapi_str, 0, NULL },
-	{ "sync", &sync_mode, 0, NULL },
+	{ "sync", &backup_sync_mode, 0, NULL },
 	{ "speed", &qapi_int, QAPI_OPT, NULL },
 	{ "compress", &qapi_bool, QAPI_OPT, NULL },
-	{ "on-source-error", &on_error, QAPI_OPT, NULL },
-	{ "on-target-error", &on_error, QAPI_OPT, NULL },
+	{ "on-source-error", &backup_on_error, QAPI_OPT, NULL },
+	{ "on-target-error", &backup_on_error, QAPI_OPT, NULL },
 	{ "auto-finalize", &qapi_bool, QAPI_OPT, NULL },
 	{ "auto-dismiss", &qapi_bool, QAPI_OPT, NULL },
+	{ "filter-node-name", &qapi_str, QAPI_OPT, NULL },
+	{ "x-perf", &backup_perf, QAPI_OPT, unstable },
 	{ "x-force", &qapi_bool, QAPI_OPT, NULL },
 	{ 0 },
 };
+const struct qapi_type blockdev_backup_type = QAPI_STRUCT("BlockdevBackup", backup_members);
 
 const struct qmp_command backup_commands[] = {
 	{ .name = "blockdev-backup", .handler = cmd_backup, .args = backup_members },

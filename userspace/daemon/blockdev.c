@@ -41,7 +41,7 @@ static const char *const discard_values[] = { "ignore", "unmap", NULL };
 static const char *const detect_values[] = { "off", "on", "unmap", NULL };
 static const char *const aio_values[] = { "threads", "native", "io_uring", NULL };
 static const char *const lock_values[] = { "auto", "on", "off", NULL };
-static const struct qapi_type drivers = QAPI_ENUM("BlockdevDriver", driver_values);
+const struct qapi_type blockdev_driver = QAPI_ENUM("BlockdevDriver", driver_values);
 static const struct qapi_type discard = QAPI_ENUM("BlockdevDiscardOptions", discard_values);
 static const struct qapi_type detect = QAPI_ENUM("BlockdevDetectZeroesOptions", detect_values);
 static const struct qapi_type aio = QAPI_ENUM("BlockdevAioOptions", aio_values);
@@ -66,12 +66,12 @@ static const struct qapi_branch ref_or_null_kinds[] = {
 	{ NULL, &qapi_null },
 	{ 0 },
 };
-static const struct qapi_type blockdev_ref = QAPI_ALTERNATE("BlockdevRef", ref_kinds);
+const struct qapi_type blockdev_ref = QAPI_ALTERNATE("BlockdevRef", ref_kinds);
 static const struct qapi_type blockdev_ref_or_null =
 	QAPI_ALTERNATE("BlockdevRefOrNull", ref_or_null_kinds);
 
 static const struct qapi_member common_members[] = {
-	{ "driver", &drivers, 0, NULL },
+	{ "driver", &blockdev_driver, 0, NULL },
 	{ "node-name", &qapi_str, QAPI_OPT, NULL },
 	{ "read-only", &qapi_bool, QAPI_OPT, NULL },
 	{ "auto-read-only", &qapi_bool, QAPI_OPT, NULL },

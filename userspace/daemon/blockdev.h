@@ -9,5 +9,10 @@ extern const struct qmp_command blockdev_commands[];
 /* query-named-block-nodes, query-block, query-blockstats */
 extern const struct qmp_command query_commands[];
 extern const struct qmp_event_def blockdev_events[];
+/* blockdev-create; change-backing-file; block_resize */
+extern const struct qmp_command create_commands[], backing_file_commands[], resize_commands[];
+
+/* Types that other commands' arguments have, too. */
+extern const struct qapi_type blockdev_driver, blockdev_ref;
 
 #endif

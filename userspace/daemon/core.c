@@ -11,6 +11,7 @@
 #include "daemon/journal.h"
 #include "daemon/snapshot.h"
 #include "daemon/state.h"
+#include "daemon/transaction.h"
 #include "daemon/view.h"
 #include "lib/log.h"
 #include "lib/util.h"
@@ -25,10 +26,18 @@ void core_register(void)
 	control_register();
 	qmp_register(blockdev_commands);
 	qmp_register(query_commands);
+	qmp_register(create_commands);
+	qmp_register(backing_file_commands);
+	qmp_register(resize_commands);
 	qmp_register(export_commands);
 	qmp_register(snapshot_commands);
 	qmp_register(job_commands);
 	qmp_register(backup_commands);
+	qmp_register(stream_commands);
+	qmp_register(commit_commands);
+	qmp_register(mirror_commands);
+	qmp_register(drive_backup_commands);
+	qmp_register(transaction_commands);
 	qmp_register_events(blockdev_events);
 	qmp_register_events(export_events);
 	qmp_register_events(job_events);

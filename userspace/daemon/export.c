@@ -38,7 +38,10 @@ int device_lookup(const char *device, const char *node, struct node **ret, struc
 	const char *name = device ? device : node ? node : "";
 	struct export *x = export_find(name);
 
-	*ret = x ? x->view->top : node_find(name);
+	if (x)
+		*ret = x->view->next_top ? x->view->next_top : x->view->top;
+	else
+		*ret = node_find(name);
 	if (!*ret)
 		return err_set(e, ENOENT, "Cannot find device='%s' nor node-name='%s'",
 			       device ? device : "", node ? node : "");

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * The two talk by a pipe: '+' or '-' and a device's name, as one record of fixed size. Its
- * end is the daemon's end. The guard makes the one ioctl itself: nothing of libdevmapper's
+ * The two talk by a pipe, in records of fixed size: '+' or '-' and a device's name; '<', a
+ * device and a message that undoes; '=': nothing is undone any more. Its end is the daemon's end. The guard makes the one ioctl itself: nothing of libdevmapper's
  * state is valid after a fork, and it must not need memory then.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/dm-ioctl.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -21,7 +22,9 @@
 #include "../lib/util.h"
 #include "guard.h"
 
-#define HELD_MAX  64
+#define HELD_MAX  256
+#define UNDO_MAX  256
+#define TEXT_MAX  128
 #define TRIES	  50
 #define PAUSE_MS  100
 #define CONTROL	  "/dev/mapper/control"
@@ -29,6 +32,7 @@
 struct record {
 	char what;
 	char dm[DM_NAME_LEN];
+	char text[TEXT_MAX]; /* of '<' */
 };
 
 static int daemon_end = -1;
@@ -36,12 +40,20 @@ static int daemon_end = -1;
 /* --- the guard's process --- */
 
 static char held[HELD_MAX][DM_NAME_LEN];
+static struct record undo[UNDO_MAX];
+static unsigned nr_undo;
 static int control = -1;
 
 static void note(const struct record *rec)
 {
 	int free_slot = -1;
 
+	if (rec->what == '=')
+		nr_undo = 0;
+	else if (rec->what == '<' && nr_undo < UNDO_MAX)
+		undo[nr_undo++] = *rec;
+	if (rec->what != '+' && rec->what != '-')
+		return;
 	for (int i = 0; i < HELD_MAX; i++) {
 		if (streq(held[i], rec->dm)) {
 			if (rec->what == '-')
@@ -53,6 +65,26 @@ static void note(const struct record *rec)
 	}
 	if (rec->what == '+' && free_slot >= 0)
 		memcpy(held[free_slot], rec->dm, sizeof(held[0]));
+}
+
+/* The target may refuse: the daemon died before it did what is to be undone. */
+static void take_back(const struct record *rec)
+{
+	static struct {
+		struct dm_ioctl io;
+		struct dm_target_msg msg;
+		char text[TEXT_MAX];
+	} req;
+
+	memset(&req, 0, sizeof(req));
+	req.io.version[0] = 4;
+	req.io.data_size = sizeof(req);
+	req.io.data_start = offsetof(__typeof__(req), msg);
+	memcpy(req.io.name, rec->dm, sizeof(req.io.name));
+	/* the text follows the sector at once: dm_target_msg ends with an open array */
+	memcpy((char *)&req + req.io.data_start + offsetof(struct dm_target_msg, message), rec->text,
+	       sizeof(rec->text));
+	(void)ioctl(control, DM_TARGET_MSG, &req);
 }
 
 static void resume(const char *dm)
@@ -111,6 +143,8 @@ static void __attribute__((noreturn)) guard(int fd)
 			control = open(CONTROL, O_RDWR | O_CLOEXEC);
 		note(&rec);
 	}
+	while (nr_undo)
+		take_back(&undo[--nr_undo]);
 	for (int i = 0; i < HELD_MAX; i++) {
 		if (held[i][0])
 			resume(held[i]);
@@ -148,13 +182,14 @@ void guard_stop(void)
 	daemon_end = -1;
 }
 
-static void tell(char what, const char *dm)
+static void tell(char what, const char *dm, const char *text)
 {
 	struct record rec = { .what = what };
 
 	if (daemon_end < 0)
 		return;
 	snprintf(rec.dm, sizeof(rec.dm), "%s", dm);
+	snprintf(rec.text, sizeof(rec.text), "%s", text);
 	/* It reads at once; one that has gone must not stop us. */
 	if (send(daemon_end, &rec, sizeof(rec), MSG_NOSIGNAL) < 0)
 		log_warn("the process that resumes devices after us is gone: %s", strerror(errno));
@@ -162,10 +197,20 @@ static void tell(char what, const char *dm)
 
 void guard_hold(const char *dm)
 {
-	tell('+', dm);
+	tell('+', dm, "");
 }
 
 void guard_release(const char *dm)
 {
-	tell('-', dm);
+	tell('-', dm, "");
+}
+
+void guard_undo(const char *dm, const char *text)
+{
+	tell('<', dm, text);
+}
+
+void guard_keep(void)
+{
+	tell('=', "", "");
 }

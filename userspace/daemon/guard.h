@@ -6,6 +6,9 @@
  *
  * A resume is right at every moment at which a daemon can die: what is active is for the
  * kernel to say, and a new daemon asks it (view-state.c).
+ *
+ * Where several devices are to change as one, it is told how each step is undone: if the
+ * daemon dies before all are done, none is.
  */
 #ifndef LIVECHAIN_GUARD_H
 #define LIVECHAIN_GUARD_H
@@ -20,5 +23,10 @@ void guard_stop(void);
 /* Control thread: @dm is about to be suspended; is resumed, or gone. Nothing if not started. */
 void guard_hold(const char *dm);
 void guard_release(const char *dm);
+
+/* Control thread. What @dm's target was told from here on is undone by the message @text, ... */
+void guard_undo(const char *dm, const char *text);
+/* ... until this: what was done stands. */
+void guard_keep(void);
 
 #endif

@@ -7,6 +7,7 @@
 #define LIVECHAIN_JOB_COPY_H
 
 #include "job.h"
+#include "lib/strbuf.h"
 
 /* The nodes (set before) and the source view are the job's until job_release(). */
 void job_hold(struct job *j);
@@ -21,8 +22,14 @@ int job_source_view(struct job *j, struct node *n, struct err *e);
  */
 int job_target_device(struct job *j, struct node *n, dev_t *ret, struct err *e);
 
+/* The same, through a view even if the image is raw: so a disk can become it. */
+int job_target_view(struct job *j, struct node *n, dev_t *ret, struct err *e);
+
 /* The kernel's concluded job is forgotten there. */
 void job_drop_kernel(struct job *j);
+
+/* Ends the views that were made for it: all is in the images then, durably. */
+int job_stop_views(struct job *j, struct err *e);
 
 /*
  * For job_type.clean: takes down what the start built. Leaves as little as it can; goes on after
@@ -30,7 +37,45 @@ void job_drop_kernel(struct job *j);
  */
 int job_copy_clean(struct job *j, struct err *e);
 
-/* Undoes a start that failed half-way and ends the job; its error is the caller's to tell. */
+/* For txn_type.abort: takes down what was built for a job that has not begun. */
+void job_take_down(struct job *j);
+
+/* In txn_type.prepare: the same, and the job, in `created`, ends. */
 void job_undo_start(struct job *j);
+
+/*
+ * For job_type.finish of a completable job: catches up, and the disk that it copies from becomes the
+ * target's view. Without a disk nothing is left to do.
+ */
+int job_become_target(struct job *j, struct err *e);
+
+/* BlockdevOnError, all of it. */
+extern const struct qapi_type job_on_error;
+
+/* What the commands that start a job have in common. Strings are borrowed. */
+struct job_args {
+	const char *id, *device;
+	int64_t speed;
+	bool auto_finalize, auto_dismiss;
+	enum job_policy policy[JOB_NR_SIDES];
+};
+
+int job_args_parse(struct json *args, struct job_args *a, struct err *e);
+/* What QEMU checks when it makes the job, after the command's own checks. Then @a->id is set. */
+int job_args_check(struct json *args, struct job_args *a, struct err *e);
+
+/* A job in `created`, announced. */
+struct job *job_begin(const struct job_args *a, const struct job_type *type, uint64_t len);
+/* Takes down what was built of it; it is gone. Returns @r. */
+int job_begin_failed(struct job *j, int r);
+
+/*
+ * Gives the kernel its job: @text is the message without speed and policies. On failure the job is
+ * gone, with all that was built; else it is in `running`.
+ */
+int job_start_kernel(struct job *j, const char *text, bool suspended, struct err *e);
+
+/* "3,2": the layers of the source's view for the images from @from down to before @to. */
+void job_print_layers(struct job *j, struct node *from, const struct node *to, struct strbuf *out);
 
 #endif

@@ -45,7 +45,7 @@ static int find(struct json *args, bool block, const char *key, struct job **ret
 	if (r)
 		return r;
 	*ret = job_find(id);
-	if (*ret)
+	if (*ret && (!block || (*ret)->type->block))
 		return 0;
 	if (block)
 		return err_set_class(e, ERR_DEVICE_NOT_ACTIVE, ENOENT, "Block job '%s' not found",
@@ -53,11 +53,16 @@ static int find(struct json *args, bool block, const char *key, struct job **ret
 	return err_set(e, ENOENT, "Job not found");
 }
 
-/* -ESTALE: the kernel's job has concluded, and nothing here knows yet. */
+/*
+ * To the kernel's job, if that can still be told something: one on demand may have saved all.
+ * -ESTALE: it has concluded, and nothing here knows yet.
+ */
 static int tell_kernel(struct job *j, const char *what, struct err *e)
 {
-	int r = view_message(j->source, e, NULL, "job %s %s", j->id, what);
+	int r = view_message(j->source, j->on_demand ? NULL : e, NULL, "job %s %s", j->id, what);
 
+	if (j->on_demand)
+		return 0;
 	return r == -EPERM ? -ESTALE : r;
 }
 
@@ -99,7 +104,7 @@ static int do_pause(struct job *j, struct json *args, struct err *e)
 	core_lock();
 	j->user_paused = true;
 	core_unlock();
-	job_set_status(j, JOB_PAUSED);
+	job_set_status(j, j->status == JOB_READY ? JOB_STANDBY : JOB_PAUSED);
 	return state_save(e);
 }
 
@@ -113,13 +118,16 @@ static int do_resume(struct job *j, struct json *args, struct err *e)
 	r = check_verb(j, JOB_VERB_RESUME, e);
 	if (!r)
 		r = tell_kernel(j, "resume", e);
+	if (!r && j->on_demand)
+		r = tell_kernel(j, "pause",
+				e); /* what had failed was retried; no background copy */
 	if (r)
 		return r;
 	core_lock();
 	j->user_paused = false;
 	j->io_status = "ok";
 	core_unlock();
-	job_set_status(j, JOB_RUNNING);
+	job_set_status(j, j->status == JOB_STANDBY ? JOB_READY : JOB_RUNNING);
 	return state_save(e);
 }
 
@@ -154,13 +162,24 @@ static int do_dismiss(struct job *j, struct json *args, struct err *e)
 	return state_save(e);
 }
 
-/* No type of this version can be completed: none gets ready. */
+/* The answer comes first, as in QEMU: the service's next look at the job ends it (job-end.c). */
+static int end_soon(struct job *j, bool soft_cancel, struct err *e)
+{
+	core_lock();
+	j->soft_cancel = soft_cancel;
+	j->should_complete = true;
+	core_unlock();
+	return state_save(e);
+}
+
 static int do_complete(struct job *j, struct json *args, struct err *e)
 {
 	int r = check_verb(j, JOB_VERB_COMPLETE, e);
 
 	(void)args;
-	return r ? r : err_set(e, EPERM, "The active block job '%s' cannot be completed", j->id);
+	if (!r && (!j->type->completable || j->soft_cancel))
+		r = err_set(e, EPERM, "The active block job '%s' cannot be completed", j->id);
+	return r ? r : end_soon(j, false, e);
 }
 
 static int do_block_cancel(struct job *j, struct json *args, struct err *e)
@@ -173,6 +192,8 @@ static int do_block_cancel(struct job *j, struct json *args, struct err *e)
 	if (j->user_paused && !force)
 		return err_set(e, EBUSY, "The block job for device '%s' is currently paused",
 			       j->id);
+	if (!force && j->type->completable && j->status == JOB_READY)
+		return end_soon(j, true, e);
 	return do_cancel(j, args, e);
 }
 
@@ -280,6 +301,8 @@ static void cmd_query_block_jobs(struct qmp_call *call)
 
 	core_lock();
 	list_for_each(j, &job_list, link) {
+		if (!j->type->block)
+			continue;
 		refresh(j);
 		json_append(
 			arr,
@@ -289,7 +312,9 @@ static void cmd_query_block_jobs(struct qmp_call *call)
 				"device", j->id, "auto-dismiss", j->auto_dismiss, "busy",
 				j->status == JOB_RUNNING, "len", (int64_t)j->len, "offset",
 				(int64_t)j->offset, "status", job_status_name(j->status), "paused",
-				j->status == JOB_PAUSED, "speed", j->speed, "ready", 0, "type",
+				j->status == JOB_PAUSED || j->status == JOB_STANDBY, "speed",
+				j->speed, "ready",
+				j->status == JOB_READY || j->status == JOB_STANDBY, "type",
 				j->type->name, "error", j->error));
 	}
 	core_unlock();
@@ -309,7 +334,7 @@ static const struct qapi_member speed_args[] = {
 	{ 0 },
 };
 
-static const char *const type_values[] = { "backup", NULL };
+static const char *const type_values[] = { "backup", "commit", "create", "mirror", "stream", NULL };
 static const char *const status_values[] = { "created",	  "running", "paused",	"ready",
 					     "standby",	  "waiting", "pending", "aborting",
 					     "concluded", "null",    NULL };
@@ -404,7 +429,11 @@ static const struct qapi_member error_data[] = {
 };
 
 const struct qmp_event_def job_events[] = {
-	{ "JOB_STATUS_CHANGE", status_data },	   { "BLOCK_JOB_COMPLETED", end_data },
-	{ "BLOCK_JOB_CANCELLED", cancelled_data }, { "BLOCK_JOB_PENDING", pending_data },
-	{ "BLOCK_JOB_ERROR", error_data },	   { 0 },
+	{ "JOB_STATUS_CHANGE", status_data },
+	{ "BLOCK_JOB_COMPLETED", end_data },
+	{ "BLOCK_JOB_CANCELLED", cancelled_data },
+	{ "BLOCK_JOB_PENDING", pending_data },
+	{ "BLOCK_JOB_ERROR", error_data },
+	{ "BLOCK_JOB_READY", cancelled_data },
+	{ 0 },
 };

@@ -3,7 +3,8 @@
  * Block jobs: QEMU's states, verbs and events over the kernel's primitives.
  *
  *   created -> running <-> paused
- *   running -> waiting -> pending -> concluded -> null
+ *   running -> ready <-> standby		 mirror, commit of the active image
+ *   running, ready -> waiting -> pending -> concluded -> null
  *   any before concluded -> aborting -> concluded
  *
  * (Full tables: job.c; meaning: Documentation/design/jobs.rst.) The kernel does the copying and knows
@@ -47,9 +48,21 @@ struct job;
 /* What a type of job brings. Control thread. */
 struct job_type {
 	const char *name; /* QEMU's: "backup" */
+	bool block;	  /* known to block-job-*, query-block-jobs; has BLOCK_JOB_* events */
+	const char *kind; /* where one name has several: how the state folder calls it; or NULL */
+	bool completable; /* gets ready, then waits for complete or cancel */
 	/* Undoes what the start built; the kernel's job has concluded. Posts nothing. */
 	int (*clean)(struct job *j, struct err *e);
+	/*
+	 * What makes the result count: backing pointers, the switch of a disk. Before clean(); may be
+	 * NULL. Repeatable: a daemon that dies in it is followed by one that calls it again.
+	 */
+	int (*finish)(struct job *j, struct err *e);
 };
+
+/* What an error on one side of a job does. */
+enum job_policy { JOB_REPORT, JOB_IGNORE, JOB_ENOSPC, JOB_STOP };
+enum job_side { JOB_READ, JOB_WRITE, JOB_NR_SIDES };
 
 struct job {
 	struct list link;
@@ -60,6 +73,10 @@ struct job {
 	bool user_paused;
 	bool cancelled;
 	bool cleaned;
+	bool starting;	 /* saved, and not known to have begun: a daemon's death may undo it */
+	bool finalizing; /* told to, or all were ready: goes on after a restart */
+	bool on_demand;	 /* no background copy: only what guests' writes need (sync=none) */
+	unsigned group;	 /* of a transaction that completes as one; 0: none */
 	bool kernel_gone;  /* the kernel has nothing of it any more */
 	int64_t speed;	   /* bytes a second; 0: no limit */
 	uint64_t len, offset;
@@ -71,6 +88,20 @@ struct job {
 	struct node *source_node, *target_node;
 	int dest; /* layer in @source */
 	bool source_internal; /* @source was made for this job */
+
+	bool held;	     /* job_hold() was called */
+	struct node **chain; /* more images that it holds: job_hold_node() */
+	unsigned nr_chain;
+	struct view *disk;   /* whose chain it changes; may be @source; NULL: no disk has it */
+	char *backing_file;  /* what a header shall say in place of the base's path; or NULL */
+	char *base;	     /* name of the node with which the chain goes on; NULL: none */
+	char *top;	     /* commit: name of the topmost image that is committed */
+	enum job_policy policy[JOB_NR_SIDES];
+	uint64_t ignored_at;  /* ev_now_ms() when an error was ignored; 0: none waits */
+	bool should_complete; /* asked for, by complete or ... */
+	bool soft_cancel;     /* ... by a cancel in ready, which ends it without finish() */
+	unsigned tries;	      /* to complete it */
+	bool finished;	      /* finish() has done its work */
 };
 
 #define LIVECHAIN_JOB_ID_MAX 63 /* bytes: the kernel's limit for a name */
@@ -81,6 +112,11 @@ const char *job_status_name(enum job_status s);
 
 struct job *job_find(const char *id);
 
+/* A number for a new group. */
+unsigned job_new_group(void);
+/* The jobs that complete with @j, itself included, newest first. *@ret is the caller's to free. */
+size_t job_members(struct job *j, struct job ***ret);
+
 /* @id NULL: @fallback (the disk's name, may be NULL too). -EINVAL, -EEXIST with QEMU's sentences. */
 int job_check_id(const char *id, const char *fallback, const char **ret, struct err *e);
 
@@ -89,10 +125,15 @@ struct job *job_new(const char *id, const struct job_type *type, bool auto_final
 		    bool auto_dismiss, int64_t speed);
 /* The only way a state changes: checks the table, posts JOB_STATUS_CHANGE. */
 void job_set_status(struct job *j, enum job_status status);
-/* A start that failed: the job is gone as if it had never been. */
+/* Frees it: it is in `null`, or never was announced. */
 void job_forget(struct job *j);
+/* Ends a job that was announced and has not begun, as QEMU does when its transaction fails. */
+void job_abort_start(struct job *j);
 
 bool job_uses_view(const struct view *v);
+
+/* One more image that is the job's until job_release(). */
+void job_hold_node(struct job *j, struct node *n);
 
 struct json *job_save(void);
 int job_restore(struct json *jobs, struct err *e);
@@ -111,13 +152,27 @@ void job_kernel_news(struct view *v);
 bool job_wait_kernel(struct view *v, const char *id);
 /* Looks at what the kernel says of all jobs of @dm and goes on with them. */
 void job_advance_view(const char *dm);
+/* It, and what completes with it. */
 int job_finalize(struct job *j, struct err *e);
+/* What it was to do is done: it waits for those that complete with it, then all go on. */
+void job_succeed(struct job *j);
+/* With @j->error set, or cancelled: it ends, and so does what completes with it. */
+void job_fail(struct job *j);
 void job_dismiss(struct job *j);
 /* Cancels a job in any state before concluded and sees it to its end. */
 int job_cancel(struct job *j, struct err *e);
 
-extern const struct job_type backup_job;
-extern const struct qmp_command job_commands[], backup_commands[];
+/*
+ * For a ready job: what is left is copied and the kernel's job concluded while the disk stands
+ * still. On success it is suspended still if @hold. -EAGAIN: not within the bound; all as before.
+ */
+int job_catch_up(struct job *j, bool hold, struct err *e);
+
+extern const struct job_type backup_job, create_job, stream_job, commit_job, active_commit_job,
+	mirror_job;
+extern const struct job_type *const job_types[]; /* NULL ends it */
+extern const struct qmp_command job_commands[], backup_commands[], drive_backup_commands[],
+	stream_commands[], commit_commands[], mirror_commands[];
 extern const struct qmp_event_def job_events[];
 
 #endif

@@ -153,21 +153,38 @@ static int lookup_in(struct runs *r, struct node *n, uint64_t off, uint64_t len)
 	return lookup_qcow2(&l, off + len);
 }
 
+/*
+ * Zeros behind the end of a backing image hide what lies below: so it is that image that says
+ * them, and they are copied with what it has.
+ */
+static int behind_end(struct runs *r, struct node *n, uint64_t off, uint64_t len)
+{
+	struct view_layer *vl = n && n->backing ? view_layer_of(r->v, n) : NULL;
+
+	return vl ? emit(r, off, len, 'l', vl->id, 0, false) : emit(r, off, len, 'z', 0, 0, false);
+}
+
 static int lookup(struct runs *r, struct node *n, uint64_t off, uint64_t len)
 {
 	uint64_t inside;
 	int ret;
 
 	if (!n || off >= n->size)
-		return emit(r, off, len, 'z', 0, 0, false);
+		return behind_end(r, n, off, len);
 	inside = n->size - off < len ? n->size - off : len;
 	ret = lookup_in(r, n, off, inside);
 	if (ret || inside == len)
 		return ret;
-	return emit(r, off + inside, len - inside, 'z', 0, 0, false);
+	return behind_end(r, n, off + inside, len - inside);
 }
 
 int map_runs(struct view *v, uint64_t off, uint64_t len, struct strbuf *out, struct err *e)
+{
+	return map_runs_below(v, v->top, off, len, out, e);
+}
+
+int map_runs_below(struct view *v, struct node *n, uint64_t off, uint64_t len, struct strbuf *out,
+		   struct err *e)
 {
 	struct runs r = {
 		.v = v,
@@ -177,7 +194,7 @@ int map_runs(struct view *v, uint64_t off, uint64_t len, struct strbuf *out, str
 		.end = v->sectors * 512,
 		.pos = off,
 	};
-	int ret = lookup(&r, v->top, off, len);
+	int ret = lookup(&r, n, off, len);
 
 	flush_run(&r);
 	return ret;

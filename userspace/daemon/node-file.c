@@ -85,7 +85,9 @@ static void file_adopt_loop(struct node *n)
 {
 	struct loop_dev loop = LOOP_DEV_INIT;
 
-	if (n->driver != NODE_FILE || loop_find(n->dev, n->ino, 0, &loop, NULL))
+	/* There are two while a job writes a backing image. */
+	if (n->driver != NODE_FILE || (loop_find_mode(n->dev, n->ino, 0, n->read_only, &loop, NULL) &&
+				       loop_find(n->dev, n->ino, 0, &loop, NULL)))
 		return;
 	n->loop = loop;
 	n->lock_adopted = true;

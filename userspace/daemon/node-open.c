@@ -102,7 +102,7 @@ static int check_loop_path(const struct node *top, const char *path, struct err 
 }
 
 /* Opens the chain that the headers name, below @top. */
-static int open_header_chain(struct node *top, struct err *e)
+int node_open_header_chain(struct node *top, struct err *e)
 {
 	unsigned depth = 1;
 	int r;
@@ -153,7 +153,7 @@ static int attach_backing(struct node *n, struct json *opts, struct err *e)
 	if (json_is_null(val) || (json_str_of(val) && !*json_str_of(val)))
 		return 0;
 	if (!val)
-		return open_header_chain(n, e);
+		return node_open_header_chain(n, e);
 	r = child(val, true, &b, e);
 	if (r) {
 		err_prefix(e, "Could not open backing file");

@@ -2,6 +2,7 @@
 /* The registry of nodes: names, references, the end of a node. */
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 #include "ctl.h"
@@ -51,7 +52,9 @@ struct node *node_new(enum node_driver driver, const char *name)
 
 	n->driver = driver;
 	n->fd = -1;
+	n->ro_fd = -1;
 	n->loop = (struct loop_dev)LOOP_DEV_INIT;
+	n->ro_loop = (struct loop_dev)LOOP_DEV_INIT;
 	list_init(&n->link);
 	if (name)
 		snprintf(n->name, sizeof(n->name), "%s", name);
@@ -86,8 +89,9 @@ static void node_free(struct node *n)
 	qcow2_close(n->img);
 	qio_free(n->qio);
 	loop_detach(&n->loop);
-	if (n->fd >= 0)
-		close(n->fd);
+	loop_detach(&n->ro_loop);
+	closep(&n->fd);
+	closep(&n->ro_fd);
 	free(n->filename);
 	free(n->backing_name);
 	free(n);
@@ -126,6 +130,38 @@ void node_set_backing(struct node *n, struct node *backing)
 		old->parents--;
 	core_unlock();
 	node_put(old);
+}
+
+bool node_chain_has(const struct node *top, const struct node *n)
+{
+	while (top && top != n)
+		top = top->backing;
+	return top;
+}
+
+struct node *node_find_backing(struct node *top, const char *file)
+{
+	for (struct node *n = top; n->backing; n = n->backing) {
+		_cleanup_free_ char *dir = path_dir(n->file->filename);
+		_cleanup_free_ char *path = path_join(dir, file);
+		_cleanup_free_ char *real = realpath(path, NULL);
+
+		if (streq(file, n->backing->file->filename) ||
+		    (n->backing_name && streq(file, n->backing_name)) ||
+		    (real && streq(real, n->backing->file->filename)))
+			return n->backing;
+	}
+	return NULL;
+}
+
+bool node_is_file(const struct node *n, const char *file)
+{
+	_cleanup_free_ char *dir = path_dir(n->file->filename);
+	_cleanup_free_ char *path = path_join(dir, file);
+	_cleanup_free_ char *there = realpath(path, NULL), *here = realpath(file, NULL);
+
+	return (there && streq(there, n->file->filename)) ||
+	       (here && streq(here, n->file->filename));
 }
 
 static const struct node *parent_of(const struct node *n)
@@ -177,8 +213,10 @@ int node_del(const char *name, struct err *e)
 
 static struct json *node_save_one(const struct node *n)
 {
-	return json_pack("{s:s, s:s, s:b, s:b, s:s?, s:s?, s:s?, s:s?}", "name", n->name, "driver",
-			 node_driver_name(n->driver), "read-only", n->read_only, "monitor",
+	return json_pack("{s:s, s:s, s:b, s:b, s:b, s:b, s:s?, s:s?, s:s?, s:s?}", "name", n->name, "driver",
+			 node_driver_name(n->driver), "read-only", n->read_only, "reopened",
+			 n->file && n->file->reopened, "second-file",
+			 n->file && n->file->ro_fd >= 0, "monitor",
 			 n->monitor, "filename", n->filename, "file",
 			 n->file ? n->file->name : NULL, "backing",
 			 n->backing ? n->backing->name : NULL, "backing-name", n->backing_name);
@@ -231,6 +269,8 @@ static int restore_one(struct json *j, bool protocols, struct err *e)
 		if (!f)
 			return err_set(e, EINVAL, "state: node '%s' has no file node", name);
 		r = node_format_open(driver, f, name, ro, flags, &n, e);
+		if (!r && json_bool_of(json_get(j, "reopened")))
+			r = node_restore_reopened(n, json_bool_of(json_get(j, "second-file")), e);
 	}
 	if (!r)
 		n->monitor = monitor;

@@ -47,6 +47,10 @@ struct node {
 	struct image_lock lock;
 	bool lock_adopted; /* the loop device of an earlier daemon holds the locks */
 	struct loop_dev loop; /* set up when first used as a layer */
+	/* Reopened for writing: what the node was before, for its return (node-reopen.c). */
+	bool reopened;
+	int ro_fd; /* -1: @fd itself, which can be written through */
+	struct loop_dev ro_loop;
 
 	/* format nodes */
 	uint64_t size; /* virtual, bytes; of protocol nodes: the file's at open */
@@ -95,6 +99,19 @@ int node_del(const char *name, struct err *e);
 int node_open_image(enum node_driver driver, const char *filename, const char *name,
 		    bool read_only, struct node **ret, struct err *e);
 
+/* Is @n @top or an image below it? */
+bool node_chain_has(const struct node *top, const struct node *n);
+/*
+ * The image below @top that a command means by a file's name: absolute, or relative to the image
+ * above it. NULL.
+ */
+struct node *node_find_backing(struct node *top, const char *file);
+
+/* Does a command mean @n by @file? A relative one is taken from its own folder, or from ours. */
+bool node_is_file(const struct node *n, const char *file);
+/* Opens the chain that the headers below @top name, as blockdev-add does. */
+int node_open_header_chain(struct node *top, struct err *e);
+
 /* Makes @backing (NULL: none) the backing child of @n. */
 void node_set_backing(struct node *n, struct node *backing);
 
@@ -114,6 +131,23 @@ int node_make_read_only(struct node *n, struct err *e);
  * the loop devices of an earlier daemon, and the locks that came with these, for their own.
  */
 void node_retake_locks(struct node *top);
+
+/*
+ * The other way, for a job that changes a backing image. Devices that have it as a layer go
+ * on with what they have. node_return() undoes it, if it was done; node_stay_writable() keeps it.
+ */
+int node_make_writable(struct node *n, struct err *e);
+int node_return(struct node *n, struct err *e);
+void node_stay_writable(struct node *n);
+/* For the state folder; @second: it had been read-only before, through a descriptor of its own. */
+int node_restore_reopened(struct node *n, bool second, struct err *e);
+
+/*
+ * Writes into the header of @n, which is writable, that @backing (NULL: nothing) is its backing
+ * image; as @name instead of the path if that is not NULL. Durable. The chain stays.
+ */
+int node_write_backing(struct node *n, const struct node *backing, const char *name,
+		       struct err *e);
 
 /* The device that the kernel target uses for @n: its own, or a loop device set up now. */
 int node_layer_device(struct node *n, dev_t *ret, struct err *e);

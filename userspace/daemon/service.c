@@ -460,6 +460,10 @@ static void look_at_jobs(struct view *v)
 		return;
 	memcpy(v->seen, st->jobs, sizeof(v->seen));
 	v->nr_seen = st->nr_jobs;
+	/* What waits for the daemon (job-end.c): an error that is ignored, the end of a ready one. */
+	for (unsigned i = 0; i < st->nr_jobs; i++)
+		v->service_retry |= str_has_prefix(st->jobs[i].result, "stopped") ||
+				    streq(st->jobs[i].state, "ready");
 }
 
 static void service_work(void *arg)
@@ -470,7 +474,9 @@ static void service_work(void *arg)
 
 	pthread_mutex_lock(&v->lock);
 	v->service_more = v->service_retry = false;
-	if (!v->dead) {
+	if (v->held)
+		v->service_retry = true;
+	if (!v->dead && !v->held) {
 		try_lost(v);
 		any = serve_requests(v, &e);
 		if (e.code)

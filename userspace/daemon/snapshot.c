@@ -12,16 +12,14 @@
  *  5. the old image's unused space is given back, others may read it
  */
 #include <errno.h>
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
+#include <stdio.h>
 
 #include "../lib/log.h"
 #include "ctl.h"
 #include "export.h"
-#include "job.h"
+#include "image-create.h"
 #include "snapshot.h"
-#include "state.h"
+#include "transaction.h"
 
 /* 1 when the image maps anything itself. */
 static int has_data_cb(void *arg, const struct qcow2_run *run)
@@ -51,14 +49,14 @@ static int check_overlay(struct view *v, struct node *old, struct node *overlay,
 	return 0;
 }
 
-/* What service and queries see of the chain from now on. */
+/* What service and queries see of the chain from now on. With @v->lock held. */
 static void switch_top(struct view *v, struct node *overlay, int id, uint64_t generation)
 {
 	struct node *old = v->top;
 
-	pthread_mutex_lock(&v->lock);
 	core_lock();
 	v->top = overlay;
+	v->next_top = NULL;
 	v->active = id;
 	v->generation = generation;
 	v->ahead = 0; /* what is absent is loaded from the new chain, tables made for it */
@@ -66,7 +64,6 @@ static void switch_top(struct view *v, struct node *overlay, int id, uint64_t ge
 	old->users--;
 	overlay->users++;
 	core_unlock();
-	pthread_mutex_unlock(&v->lock);
 }
 
 static int activate(struct view *v, int id, bool forget, uint64_t *ret_generation, struct err *e)
@@ -85,142 +82,158 @@ static int activate(struct view *v, int id, bool forget, uint64_t *ret_generatio
 	return r;
 }
 
-/* Step 4. On failure the old layer is the active one again. */
-static int pivot(struct view *v, struct node *overlay, int id, bool forget, struct err *e)
-{
-	uint64_t generation = 0, t0;
-	int r, old = v->active;
+/* One snapshot under way: an action of a transaction. */
+struct snapshot {
+	struct node *old, *overlay;
+	bool opened; /* the overlay's node is ours */
+	int id, old_id;
+	bool data; /* the overlay has some of its own */
+	bool locked; /* the view: its service must not load the old chain again */
+	uint64_t generation;
+};
 
-	(void)view_message(v, NULL, NULL, "commit");
-	r = view_suspend(v, e);
+/* The overlay as a layer of the disk that is about to be its active one. */
+static int add_overlay(struct txn_action *a, struct snapshot *s, struct err *e)
+{
+	struct view *v = a->view;
+	dev_t devno;
+	int r;
+
+	r = check_overlay(v, s->old, s->overlay, &s->data, e);
+	if (!r)
+		r = node_layer_device(s->overlay, &devno, e);
 	if (r)
 		return r;
-	t0 = ev_now_ms();
-	r = activate(v, id, forget, &generation, e);
+	s->old_id = v->active;
+	s->id = view_add_layer(v, s->overlay, devno, false, e);
+	if (s->id < 0)
+		return s->id;
+	r = view_prepare_active(v, s->id, e);
 	if (r) {
-		(void)view_message(v, NULL, NULL, "activate %d", old);
-		(void)view_resume(v, NULL);
+		(void)view_reclaim(v, s->id, NULL);
+		(void)view_drop_layer(v, s->id, NULL);
 		return r;
 	}
-	switch_top(v, overlay, id, generation);
-	r = view_resume(v, e);
-	log_info("'%s': snapshot: held for %llu ms", v->dm, (unsigned long long)(ev_now_ms() - t0));
+	node_set_backing(s->overlay, s->old);
+	v->next_top = s->overlay;
+	snprintf(a->undo, sizeof(a->undo), "activate %d", s->old_id);
+	return 0;
+}
+
+/* With @old and @overlay checked. */
+static int snapshot_prepare(struct txn_action *a, struct snapshot *s, struct err *e)
+{
+	struct view *v = view_of_top(s->old);
+
+	if (!v) { /* no disk: the graph changes, nothing else */
+		node_set_backing(s->overlay, s->old);
+		return 0;
+	}
+	if (!v->writable)
+		return err_set(e, EACCES, "The disk '%s' is read-only: it can't have a snapshot",
+			       v->dm);
+	if (v->next_top)
+		return err_set(e, EBUSY,
+			       "The disk '%s' has a snapshot in this transaction already", v->dm);
+	a->view = v;
+	return add_overlay(a, s, e);
+}
+
+static void lock_view(struct view *v, struct snapshot *s)
+{
+	if (!s->locked)
+		pthread_mutex_lock(&v->lock);
+	s->locked = true;
+}
+
+static void unlock_view(struct view *v, struct snapshot *s)
+{
+	if (s->locked)
+		pthread_mutex_unlock(&v->lock);
+	s->locked = false;
+}
+
+static void snapshot_revert(struct txn_action *a)
+{
+	struct snapshot *s = a->state;
+	struct err e = ERR_INIT;
+
+	if (!a->view)
+		return;
+	if (view_message(a->view, &e, NULL, "activate %d", s->old_id))
+		log_error("'%s': %s", a->view->dm, e.msg);
+	unlock_view(a->view, s);
+}
+
+static int snapshot_act(struct txn_action *a, struct err *e)
+{
+	struct snapshot *s = a->state;
+	int r;
+
+	if (!a->view)
+		return 0;
+	if (s->data)
+		lock_view(a->view, s);
+	r = activate(a->view, s->id, s->data, &s->generation, e);
+	if (r)
+		snapshot_revert(a);
 	return r;
 }
 
-static int snapshot_view(struct view *v, struct node *overlay, struct err *e)
+static void snapshot_settle(struct txn_action *a)
 {
-	struct node *old = v->top;
-	int id, old_id = v->active, r;
-	bool data = false;
-	dev_t devno;
+	struct snapshot *s = a->state;
 
-	r = check_overlay(v, old, overlay, &data, e);
-	if (!r)
-		r = node_layer_device(overlay, &devno, e);
-	if (r)
-		return r;
-	id = view_add_layer(v, overlay, devno, false, e);
-	if (id < 0)
-		return id;
-	r = view_prepare_active(v, id, e);
-	if (!r)
-		node_set_backing(overlay, old);
-	if (!r)
-		r = state_save(e);
-	if (!r)
-		r = pivot(v, overlay, id, data, e);
-	if (r) {
-		node_set_backing(overlay, NULL);
-		(void)view_reclaim(v, id, NULL);
-		(void)view_drop_layer(v, id, NULL);
-		return r;
-	}
-	pthread_mutex_lock(&v->lock);
-	r = view_reclaim(v, old_id, e);
-	pthread_mutex_unlock(&v->lock);
-	if (!r)
-		r = view_recover(v, old, e);
-	if (r) { /* the snapshot is made; what is unused there can be taken back later */
-		log_warn("'%s': can't take back unused space: %s", v->dm, e->msg);
-		err_clear(e);
-	}
-	return 0;
+	if (!a->view)
+		return;
+	lock_view(a->view, s);
+	switch_top(a->view, s->overlay, s->id, s->generation);
+	unlock_view(a->view, s);
 }
 
-static int take_snapshot(struct node *old, struct node *overlay, struct err *e)
+/* The snapshot is made; what is unused in the old image can also be taken back later. */
+static void give_back(struct view *v, struct snapshot *s)
 {
-	struct view *v = view_of_top(old);
+	struct err e = ERR_INIT;
 	int r;
 
-	if (v && v->writable) {
-		r = snapshot_view(v, overlay, e);
-		if (r)
-			return r;
-	} else if (v) {
-		return err_set(e, EACCES, "The disk '%s' is read-only: it can't have a snapshot", v->dm);
+	pthread_mutex_lock(&v->lock);
+	r = view_reclaim(v, s->old_id, &e);
+	pthread_mutex_unlock(&v->lock);
+	if (!r)
+		r = view_recover(v, s->old, &e);
+	if (r)
+		log_warn("'%s': can't take back unused space: %s", v->dm, e.msg);
+}
+
+static void snapshot_commit(struct txn_action *a)
+{
+	struct snapshot *s = a->state;
+	struct err e = ERR_INIT;
+
+	if (a->view) {
+		give_back(a->view, s);
 	} else {
-		node_set_backing(overlay, old);
 		core_lock();
-		overlay->monitor = true; /* nobody else would keep it */
+		s->overlay->monitor = true; /* nobody else would keep it */
 		core_unlock();
 	}
-	if (!old->read_only && node_make_read_only(old, e)) {
-		log_warn("'%s': %s", old->file->filename, e->msg);
-		err_clear(e);
+	if (!s->old->read_only && node_make_read_only(s->old, &e))
+		log_warn("'%s': %s", s->old->file->filename, e.msg);
+}
+
+static void snapshot_abort(struct txn_action *a)
+{
+	struct snapshot *s = a->state;
+
+	node_set_backing(s->overlay, NULL);
+	if (a->view) {
+		a->view->next_top = NULL;
+		(void)view_reclaim(a->view, s->id, NULL);
+		(void)view_drop_layer(a->view, s->id, NULL);
 	}
-	return state_save(e);
-}
-
-static bool same_str(const char *a, const char *b)
-{
-	return a && b && streq(a, b);
-}
-
-/* An overlay as we would make it: without data it holds nothing that could be lost. */
-static bool is_same_overlay(struct qio *io, const struct qcow2_create_opts *o)
-{
-	struct qcow2_info info;
-	struct qcow2 *img = NULL;
-	bool same;
-
-	if (qcow2_open(io, 0, &img, NULL))
-		return false;
-	qcow2_get_info(img, &info);
-	same = info.virtual_size == o->size && !info.snapshots && !info.has_bitmaps &&
-	       same_str(info.backing_file, o->backing_file) &&
-	       same_str(info.backing_format, o->backing_format) &&
-	       !qcow2_map(img, 0, o->size, has_data_cb, NULL, NULL);
-	qcow2_close(img);
-	return same;
-}
-
-/*
- * An overlay is never written over. A file that is there is taken if it is empty, or what
- * this command leaves when the daemon dies in it: so that it can be given again.
- */
-static int check_free_file(struct qio *io, const struct qcow2_create_opts *o, struct err *e)
-{
-	uint64_t size;
-	int r = io->is_bdev ? 0 : io->size(io, &size, e);
-
-	if (r || io->is_bdev || !size || qcow2_is_unfinished(io) || is_same_overlay(io, o))
-		return r;
-	return err_set(e, EEXIST,
-		       "Could not create '%s': it exists and is not empty; remove it, or use mode 'existing' if it is the overlay",
-		       io->name);
-}
-
-static int create_file(const char *path, struct err *e)
-{
-	struct stat st;
-	_cleanup_close_ int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0644);
-
-	if (fd < 0 || fstat(fd, &st))
-		return err_set(e, errno, "Could not create '%s': %s", path, strerror(errno));
-	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
-		return err_set(e, EINVAL, "Could not create '%s': it is no file or block device", path);
-	return 0;
+	if (s->opened)
+		node_put(s->overlay);
 }
 
 static int create_overlay(const char *path, const struct node *old, struct err *e)
@@ -230,27 +243,8 @@ static int create_overlay(const char *path, const struct node *old, struct err *
 		.backing_file = old->file->filename,
 		.backing_format = node_driver_name(old->driver),
 	};
-	_cleanup_qio_ struct qio *io = NULL;
-	struct image_lock lock = { 0, 0 };
-	_cleanup_close_ int fd = -1;
-	int r;
 
-	r = create_file(path, e);
-	if (r)
-		return r;
-	fd = open(path, O_RDWR | O_DIRECT | O_CLOEXEC);
-	if (fd < 0)
-		return err_set(e, errno == EINVAL ? EOPNOTSUPP : errno,
-			       "Could not open '%s': %s", path,
-			       errno == EINVAL ? "its file system has no direct I/O" : strerror(errno));
-	r = image_lock(fd, path, IMAGE_LOCK_ACTIVE_PERM, IMAGE_LOCK_UNSHARED, &lock, e);
-	if (!r)
-		r = qio_file_new(fd, path, &io, e);
-	if (!r)
-		r = check_free_file(io, &opts, e);
-	if (!r)
-		r = qcow2_create(io, &opts, e);
-	return r;
+	return image_create(path, NODE_QCOW2, &opts, e);
 }
 
 struct sync_args {
@@ -289,23 +283,25 @@ static int parse_sync(struct json *args, struct sync_args *a, struct err *e)
 	return node_check_free(a->old, e);
 }
 
-static int snapshot_sync(struct json *args, struct json **ret, struct err *e)
+static int sync_prepare(struct txn_action *a, struct json *args, struct err *e)
 {
-	struct sync_args a = { 0 };
-	struct node *overlay;
+	struct sync_args sa = { 0 };
+	struct snapshot *s;
 	int r;
 
-	(void)ret;
-	r = parse_sync(args, &a, e);
-	if (!r && streq(a.mode, "absolute-paths"))
-		r = create_overlay(a.file, a.old, e);
+	a->state = s = xcalloc(1, sizeof(*s));
+	r = parse_sync(args, &sa, e);
+	if (!r && streq(sa.mode, "absolute-paths"))
+		r = create_overlay(sa.file, sa.old, e);
 	if (!r)
-		r = node_open_image(NODE_QCOW2, a.file, a.name, false, &overlay, e);
+		r = node_open_image(NODE_QCOW2, sa.file, sa.name, false, &s->overlay, e);
 	if (r)
 		return r;
-	r = take_snapshot(a.old, overlay, e);
+	s->old = sa.old;
+	s->opened = true;
+	r = snapshot_prepare(a, s, e);
 	if (r)
-		node_put(overlay);
+		node_put(s->overlay);
 	return r;
 }
 
@@ -322,24 +318,53 @@ static int check_given_overlay(const struct node *o, struct err *e)
 	return 0;
 }
 
-static int snapshot_given(struct json *args, struct json **ret, struct err *e)
+static int given_prepare(struct txn_action *a, struct json *args, struct err *e)
 {
 	const char *node, *overlay;
-	struct node *n, *o;
+	struct snapshot *s;
 	int r;
 
-	(void)ret;
+	a->state = s = xcalloc(1, sizeof(*s));
 	if ((r = json_need_str(args, "node", &node, e)) ||
-	    (r = json_need_str(args, "overlay", &overlay, e)) || (r = device_find(node, &n, e)) ||
-	    (r = device_find(overlay, &o, e)))
+	    (r = json_need_str(args, "overlay", &overlay, e)) ||
+	    (r = device_find(node, &s->old, e)) || (r = device_find(overlay, &s->overlay, e)))
 		return r;
-	if (n == o)
-		return err_set(e, EINVAL, "Node '%s' can't be its own overlay", o->name);
-	r = node_is_protocol(n) ? err_set(e, EINVAL, "Node '%s' is no format node", n->name) :
-				  node_check_free(n, e);
+	if (s->old == s->overlay)
+		return err_set(e, EINVAL, "Node '%s' can't be its own overlay", s->overlay->name);
+	r = node_is_protocol(s->old) ?
+		    err_set(e, EINVAL, "Node '%s' is no format node", s->old->name) :
+		    node_check_free(s->old, e);
 	if (!r)
-		r = check_given_overlay(o, e);
-	return r ? r : take_snapshot(n, o, e);
+		r = check_given_overlay(s->overlay, e);
+	return r ? r : snapshot_prepare(a, s, e);
+}
+
+#define SNAPSHOT_HOOKS                                                                 \
+	.act = snapshot_act, .revert = snapshot_revert, .settle = snapshot_settle,     \
+	.commit = snapshot_commit, .abort = snapshot_abort
+
+const struct txn_type txn_snapshot_sync = {
+	.name = "blockdev-snapshot-sync",
+	.prepare = sync_prepare,
+	SNAPSHOT_HOOKS,
+};
+
+const struct txn_type txn_snapshot = {
+	.name = "blockdev-snapshot",
+	.prepare = given_prepare,
+	SNAPSHOT_HOOKS,
+};
+
+static int snapshot_sync(struct json *args, struct json **ret, struct err *e)
+{
+	(void)ret;
+	return txn_single(&txn_snapshot_sync, args, e);
+}
+
+static int snapshot_given(struct json *args, struct json **ret, struct err *e)
+{
+	(void)ret;
+	return txn_single(&txn_snapshot, args, e);
 }
 
 static void cmd_snapshot_sync(struct qmp_call *call)
@@ -369,6 +394,10 @@ static const struct qapi_member snapshot_members[] = {
 	{ "overlay", &qapi_str, 0, NULL },
 	{ 0 },
 };
+
+const struct qapi_type blockdev_snapshot_sync_type =
+	QAPI_STRUCT("BlockdevSnapshotSync", sync_members);
+const struct qapi_type blockdev_snapshot_type = QAPI_STRUCT("BlockdevSnapshot", snapshot_members);
 
 const struct qmp_command snapshot_commands[] = {
 	{ .name = "blockdev-snapshot-sync", .handler = cmd_snapshot_sync, .args = sync_members },

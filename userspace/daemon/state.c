@@ -64,7 +64,7 @@ static void undo_backing(void)
 	list_for_each(n, &node_list, link) {
 		struct view *v = n->backing ? view_of_top(n->backing) : NULL;
 
-		if (v && v->writable)
+		if (v && v->writable && !v->internal)
 			node_set_backing(n, NULL);
 	}
 }

@@ -10,10 +10,14 @@
  *  - a device that was left suspended goes on; one without a table never was.
  */
 #include <errno.h>
+#include <time.h>
 
+#include "../lib/ev.h"
 #include "../lib/log.h"
 #include "ctl.h"
 #include "view.h"
+
+#define GUARD_WAIT_MS 2000
 
 static struct json *save_layers(const struct view *v)
 {
@@ -53,12 +57,10 @@ static int restore_layers(struct view *v, struct json *arr, struct err *e)
 		if ((r = json_need_int(j, "id", &id, e)) ||
 		    (r = json_need_int(j, "device", &dev, e)))
 			return r;
+		/* The device is the one that the live table has; a job may have made the image another. */
 		view_push_layer(v, name ? node_find(name) : NULL, (dev_t)dev,
 				json_bool_of(json_get(j, "dest")));
 		v->layers[v->nr_layers - 1].id = (int)id;
-		if (name && node_find(name) &&
-		    (r = node_layer_device(node_find(name), &v->layers[v->nr_layers - 1].devno, e)))
-			return r;
 	}
 	return 0;
 }
@@ -135,6 +137,25 @@ static int reconcile(struct view *v, struct node **top, struct err *e)
 	return 0;
 }
 
+/*
+ * The former daemon's guard (guard.h) has not come to it yet, and may have to undo something
+ * first. Without one we do it ourselves.
+ */
+static bool wait_for_guard(const char *dm)
+{
+	struct timespec nap = { 0, 10000000 };
+	uint64_t until = ev_now_ms() + GUARD_WAIT_MS;
+	struct dm_dev_info info;
+
+	do {
+		if (until - ev_now_ms() < GUARD_WAIT_MS)
+			nanosleep(&nap, NULL);
+		if (dm_get_info(dm, &info, NULL))
+			return false;
+	} while (info.suspended && ev_now_ms() < until);
+	return !info.suspended;
+}
+
 static int adopt_device(struct view *v, struct node **top, struct err *e)
 {
 	struct dm_dev_info info;
@@ -151,7 +172,7 @@ static int adopt_device(struct view *v, struct node **top, struct err *e)
 		(void)dm_remove(v->dm, NULL);
 		return err_set(e, ENXIO, "the device was not complete");
 	}
-	if (info.suspended)
+	if (info.suspended && !wait_for_guard(v->dm))
 		r = view_resume(v, e);
 	if (!r)
 		r = reconcile(v, top, e);
@@ -165,7 +186,8 @@ static void settle_backing(struct view *v)
 		struct view_layer *l = view_layer_of(v, n);
 		struct err e = ERR_INIT;
 
-		if (n->read_only || !l)
+		/* what a job has opened for writing is another view's to write */
+		if (n->read_only || n->file->reopened || !l)
 			continue;
 		if (view_reclaim(v, l->id, &e) || view_recover(v, n, &e) ||
 		    node_make_read_only(n, &e))
@@ -201,11 +223,78 @@ static int restore_one(struct json *j, struct err *e)
 	return 0;
 }
 
-int view_restore(struct json *views, struct err *e)
+/* ---- which view a device is bound to: a daemon may have died while it switched one --------- */
+
+/* The view's name in the live table of the device; NULL if there is none. */
+static char *live_view(const char *dm)
+{
+	struct dm_table t = { 0 };
+	char *name = NULL;
+
+	if (!dm_live_table(dm, &t, NULL) && t.params)
+		name = strndup(t.params, strcspn(t.params, " "));
+	dm_table_done(&t);
+	return name;
+}
+
+static struct json *entry_of(struct json *views, const char *kname)
 {
 	for (size_t i = 0; i < json_len(views); i++) {
+		if (streq(json_str_of(json_get(json_at(views, i), "kname")), kname))
+			return json_at(views, i);
+	}
+	return NULL;
+}
+
+static void swap_member(struct json *a, struct json *b, const char *key)
+{
+	struct json *va = json_copy(json_get(a, key)), *vb = json_copy(json_get(b, key));
+
+	json_add(a, key, vb);
+	json_add(b, key, va);
+}
+
+/* What the file says follows what the kernel says. */
+static void settle_devices(struct json *views)
+{
+	for (size_t i = 0; i < json_len(views); i++) {
+		struct json *j = json_at(views, i), *other;
+		const char *dm = json_str_of(json_get(j, "dm"));
+		const char *kname = json_str_of(json_get(j, "kname"));
+		_cleanup_free_ char *live = NULL;
+
+		if (!dm || !kname || json_bool_of(json_get(j, "internal")))
+			continue;
+		wait_for_guard(dm);
+		live = live_view(dm);
+		other = live && !streq(live, kname) ? entry_of(views, live) : NULL;
+		if (!other)
+			continue;
+		swap_member(j, other, "dm");
+		swap_member(j, other, "uuid");
+		swap_member(j, other, "internal");
+	}
+}
+
+/* A job's device that has lost its view to a disk. */
+static bool is_shell(struct json *j)
+{
+	const char *dm = json_str_of(json_get(j, "dm"));
+	const char *kname = json_str_of(json_get(j, "kname"));
+	_cleanup_free_ char *live = dm && kname ? live_view(dm) : NULL;
+
+	if (!live || streq(live, kname))
+		return false;
+	(void)dm_remove(dm, NULL);
+	return true;
+}
+
+int view_restore(struct json *views, struct err *e)
+{
+	settle_devices(views);
+	for (size_t i = 0; i < json_len(views); i++) {
 		struct err one = ERR_INIT;
-		int r = restore_one(json_at(views, i), &one);
+		int r = is_shell(json_at(views, i)) ? 0 : restore_one(json_at(views, i), &one);
 
 		if (r == -ENXIO)
 			log_notice("device '%s' of an earlier run: %s",

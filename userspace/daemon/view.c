@@ -40,7 +40,7 @@ struct view *view_of_top(const struct node *n)
 	struct view *v;
 
 	list_for_each(v, &view_list, link) {
-		if (v->top == n)
+		if (v->top == n || (n && v->next_top == n))
 			return v;
 	}
 	return NULL;
@@ -60,6 +60,26 @@ struct view_layer *view_layer_of(struct view *v, const struct node *n)
 	for (unsigned i = 0; i < v->nr_layers; i++) {
 		if (v->layers[i].node == n && !v->layers[i].dest)
 			return &v->layers[i];
+	}
+	return NULL;
+}
+
+bool view_has_node(const struct view *v, const struct node *n)
+{
+	for (const struct node *m = v->top; m; m = m->backing) {
+		if (m == n)
+			return true;
+	}
+	return false;
+}
+
+struct view *view_of_chain(const struct node *n)
+{
+	struct view *v;
+
+	list_for_each(v, &view_list, link) {
+		if (!v->internal && view_has_node(v, n))
+			return v;
 	}
 	return NULL;
 }
@@ -249,7 +269,7 @@ static int make_table(const struct view *v, struct dm_table *t, struct err *e)
 	return r ? err_set(e, -r, "Can't make a table for '%s'", v->dm) : 0;
 }
 
-int view_reload(struct view *v, struct err *e)
+int view_load_table(struct view *v, struct err *e)
 {
 	struct dm_table t = { 0 };
 	int r;
@@ -258,6 +278,13 @@ int view_reload(struct view *v, struct err *e)
 	if (!r)
 		r = dm_load(v->dm, &t, !v->writable, e);
 	dm_table_done(&t);
+	return r;
+}
+
+int view_reload(struct view *v, struct err *e)
+{
+	int r = view_load_table(v, e);
+
 	if (r)
 		return r;
 	r = view_suspend(v, e);
@@ -270,31 +297,34 @@ int view_reload(struct view *v, struct err *e)
 	return r;
 }
 
-static int wait_committed(struct view *v)
+void view_settle(struct view *v)
 {
 	_cleanup_free_ struct view_status *st = xmalloc(sizeof(*st));
 	uint64_t until = ev_now_ms() + COMMIT_WAIT_MS;
 	struct timespec nap = { 0, 1000000 };
 
-	if (view_message(v, NULL, NULL, "commit"))
-		return 0;
+	if (v->active == VIEW_NONE || view_message(v, NULL, NULL, "commit"))
+		return;
 	while (!view_get_status(v, st, NULL) && st->unrecorded > 64 && ev_now_ms() < until)
 		nanosleep(&nap, NULL);
-	return 0;
 }
 
-/* The commit comes first, so that little is left for the time in which the guest waits. */
-int view_suspend(struct view *v, struct err *e)
+int view_suspend_now(struct view *v, struct err *e)
 {
 	int r;
 
-	if (v->active != VIEW_NONE)
-		(void)wait_committed(v);
 	guard_hold(v->dm);
 	r = dm_suspend(v->dm, true, e);
 	if (r)
 		guard_release(v->dm);
 	return r;
+}
+
+/* The commit comes first, so that little is left for the time in which the guest waits. */
+int view_suspend(struct view *v, struct err *e)
+{
+	view_settle(v);
+	return view_suspend_now(v, e);
 }
 
 int view_resume(struct view *v, struct err *e)
@@ -479,7 +509,7 @@ void view_link(struct view *v, struct node *top)
 }
 
 /* The loop frees it, once its service is idle: view_reap(). */
-static void unlink_view(struct view *v)
+void view_unlink(struct view *v)
 {
 	struct node *top = v->top;
 
@@ -619,12 +649,12 @@ int view_stop(struct view *v, struct err *e)
 	guard_release(v->dm);
 	if (v->active != VIEW_NONE && view_recover(v, v->top, &leaks))
 		log_warn("'%s': %s", v->dm, leaks.msg);
-	unlink_view(v);
+	view_unlink(v);
 	return 0;
 }
 
 void view_abandon(struct view *v)
 {
 	mark_dead(v, true);
-	unlink_view(v);
+	view_unlink(v);
 }

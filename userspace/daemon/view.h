@@ -70,6 +70,7 @@ struct view {
 	bool adopted; /* from an earlier daemon, which may have left clusters allocated */
 	bool stale;   /* its live table has a layer that we do not know */
 	struct node *top;
+	struct node *next_top; /* the overlay that the transaction under way makes its top */
 	uint64_t sectors;
 	uint32_t block; /* sectors */
 	unsigned jobs;	/* that copy from it */
@@ -86,6 +87,7 @@ struct view {
 	bool nospace;	       /* the image's place is full; retried */
 	char trouble[ERR_MSG_MAX]; /* last said of a request that could not be served */
 	bool failed;	       /* the kernel has made it read-only */
+	bool held;	       /* the service leaves it alone: its device changes hands */
 	bool strict;	       /* damage ends a load; otherwise it is loaded as errors */
 	struct view_lost *lost; /* what could not be read, and is tried again */
 	unsigned nr_lost;
@@ -107,7 +109,7 @@ extern struct list view_list;
 
 /* By name of its device; NULL if there is none. */
 struct view *view_find(const char *dm);
-/* The view whose chain's top is @n; NULL. */
+/* The view whose chain's top is @n, or is about to be; NULL. */
 struct view *view_of_top(const struct node *n);
 
 /*
@@ -137,7 +139,12 @@ int view_drop_layer(struct view *v, int id, struct err *e);
 /* Tells the kernel how @id is written, with its tables and a first grant. */
 int view_prepare_active(struct view *v, int id, struct err *e);
 
-/* Suspends with little left to commit; resumes. */
+/*
+ * Suspends with little left to commit; resumes. Where several are held together each is
+ * settled first, so that none is held while another one commits.
+ */
+void view_settle(struct view *v);
+int view_suspend_now(struct view *v, struct err *e);
 int view_suspend(struct view *v, struct err *e);
 int view_resume(struct view *v, struct err *e);
 
@@ -163,6 +170,40 @@ int view_get_status(struct view *v, struct view_status *ret, struct err *e);
 struct view_layer *view_layer(struct view *v, int id);
 struct view_layer *view_layer_of(struct view *v, const struct node *n);
 
+/* Has @n's chain anything to do with @v? */
+bool view_has_node(const struct view *v, const struct node *n);
+/* The disk (not internal) in whose chain @n is; NULL. The first, if there are several. */
+struct view *view_of_chain(const struct node *n);
+
+/* view-chain.c ------------------------------------------------------------ */
+
+/* No service thread looks at any chain in between. Held for memory accesses only. */
+void views_lock_all(void);
+void views_unlock_all(void);
+
+/* Makes @backing the backing child of @n, for all views at one instant. */
+void views_set_backing(struct node *n, struct node *backing);
+
+/*
+ * The images of @nodes have left the chain of @v (views_set_backing()): entries that still name
+ * them are replaced by what the chain says now, then the live table loses them.
+ */
+int view_forget_nodes(struct view *v, struct node *const *nodes, unsigned n, struct err *e);
+/* For every view in whose chain @in is. */
+int views_forget_nodes(const struct node *in, struct node *const *nodes, unsigned n, struct err *e);
+
+/* view-pivot.c ------------------------------------------------------------ */
+
+/*
+ * @disk, which is suspended, becomes @target: the guest's device goes on with the target's map and
+ * layers. All of the target is loaded and durable, and its content is the disk's. On success @target
+ * is the disk (name, export) and is live, and @disk is left to view_end(). On failure both are
+ * live as before.
+ */
+int view_pivot(struct view *disk, struct view *target, struct err *e);
+/* The end of what view_pivot() left. */
+int view_end(struct view *v, struct err *e);
+
 struct json *view_save(void);
 /* Takes up what a former daemon left; a device that is gone is skipped, with a line in the log. */
 int view_restore(struct json *views, struct err *e);
@@ -177,6 +218,9 @@ int view_push_layer(struct view *v, struct node *node, dev_t devno, bool dest);
 void view_pop_layer(struct view *v, int id);
 void view_link(struct view *v, struct node *top);
 int view_refresh(struct view *v, struct err *e);
+void view_unlink(struct view *v);
+/* Puts a table with the layers as they are now into the inactive slot. */
+int view_load_table(struct view *v, struct err *e);
 
 /* service.c ------------------------------------------------------------- */
 
@@ -205,6 +249,9 @@ extern void (*service_jobs_changed)(struct view *v);
 
 /* Appends the runs of the map message for a range (bytes) to @out. @v->lock is held. */
 int map_runs(struct view *v, uint64_t off, uint64_t len, struct strbuf *out, struct err *e);
+/* The same as seen from @n, an image of the chain. */
+int map_runs_below(struct view *v, struct node *n, uint64_t off, uint64_t len, struct strbuf *out,
+		   struct err *e);
 
 /* status-parse.c: the words of a status line. -EPROTO and a sentence on what does not fit. */
 int view_status_parse(const char *text, struct view_status *ret, struct err *e);

@@ -7,7 +7,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 
 #include "image/lock.h"
 
@@ -142,4 +145,77 @@ void image_unlock(int fd, struct image_lock *l)
 	drop_bytes(fd, PERM_BASE, l->perm);
 	drop_bytes(fd, SHARED_BASE, l->unshared);
 	*l = (struct image_lock){ 0, 0 };
+}
+
+int image_lock_move(int from_fd, struct image_lock *from, int to_fd, const char *path,
+		    struct image_lock want, struct image_lock *ret, struct err *e)
+{
+	struct image_lock back = *from, none = { 0, 0 };
+	int r;
+
+	r = take_bytes(to_fd, path, PERM_BASE, 0, want.perm, e);
+	if (!r)
+		r = take_bytes(to_fd, path, SHARED_BASE, 0, want.unshared, e);
+	if (!r) {
+		image_unlock(from_fd, from);
+		r = image_lock_test(to_fd, path, want.perm, want.unshared, e);
+	}
+	if (!r) {
+		*ret = want;
+		return 0;
+	}
+	/* Others were kept out by the new ones so far. */
+	if (!from->perm && !take_bytes(from_fd, path, PERM_BASE, 0, back.perm, NULL) &&
+	    !take_bytes(from_fd, path, SHARED_BASE, 0, back.unshared, NULL))
+		*from = back;
+	none = want;
+	image_unlock(to_fd, &none);
+	return r;
+}
+
+/* How many descriptions have a lock on @byte of @fd's file; 0 also if the kernel does not tell. */
+static int count_locks(int fd, int byte)
+{
+	unsigned maj, min;
+	unsigned long long ino, first, last;
+	char line[256], kind[16];
+	struct stat st;
+	int n = 0;
+	FILE *f;
+
+	if (fstat(fd, &st))
+		return 0;
+	f = fopen("/proc/locks", "re");
+	while (f && fgets(line, sizeof(line), f)) {
+		if (sscanf(line, "%*s %15s %*s %*s %*s %x:%x:%llu %llu %llu", kind, &maj, &min, &ino,
+			   &first, &last) != 6 || strcmp(kind, "OFDLCK"))
+			continue;
+		if (makedev(maj, min) == st.st_dev && ino == st.st_ino &&
+		    first <= (unsigned)byte && (unsigned)byte <= last)
+			n++;
+	}
+	if (f)
+		fclose(f);
+	return n;
+}
+
+int image_lock_beside(int fd, const char *path, unsigned perm, unsigned unshared,
+		      struct image_lock *ret, struct err *e)
+{
+	struct image_lock got = { perm, unshared };
+	int i, r;
+
+	for (i = 0; i < NR_PERMS; i++)
+		if ((perm & IMAGE_LOCK_UNSHARED & (1u << i)) && count_locks(fd, SHARED_BASE + i) != 1)
+			return err_set(e, EAGAIN,
+				       "Failed to get \"%s\" lock. Is another process using the image [%s]?",
+				       perm_names[i], path);
+	r = take_bytes(fd, path, PERM_BASE, 0, perm, e);
+	if (!r)
+		r = take_bytes(fd, path, SHARED_BASE, 0, unshared, e);
+	if (r)
+		image_unlock(fd, &got);
+	else
+		*ret = got;
+	return r;
 }

@@ -46,6 +46,21 @@ int image_lock_change(int fd, const char *path, struct image_lock *l, struct ima
 int image_lock(int fd, const char *path, unsigned perm, unsigned unshared, struct image_lock *ret,
 	       struct err *e);
 
+/*
+ * Moves what @from_fd holds to another description of the same file, as @want, so that at no
+ * instant the file is free for others. On failure @from_fd holds what it held before.
+ */
+int image_lock_move(int from_fd, struct image_lock *from, int to_fd, const char *path,
+		    struct image_lock want, struct image_lock *ret, struct err *e);
+
+/*
+ * Takes @perm and @unshared on @fd, beside another description that is known to hold locks of ours
+ * (an adopted loop device's): that one must be the only one to forbid what @perm asks. -EAGAIN with
+ * QEMU's sentence if it is not, or if that can't be told.
+ */
+int image_lock_beside(int fd, const char *path, unsigned perm, unsigned unshared,
+		      struct image_lock *ret, struct err *e);
+
 /* Drops all. Closing the last descriptor does so too. */
 void image_unlock(int fd, struct image_lock *l);
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* attach, detach, snapshot */
+/* attach, detach */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -162,40 +162,5 @@ int cmd_detach(struct tool *t, int argc, char **argv, struct err *e)
 		return r;
 	if (t->json)
 		tool_print_json(json_pack("{s:s}", "name", d.name));
-	return 0;
-}
-
-int cmd_snapshot(struct tool *t, int argc, char **argv, struct err *e)
-{
-	static const struct option longs[] = {
-		{ "node-name", required_argument, NULL, 'n' },
-		TOOL_OPTIONS,
-	};
-	_cleanup_disk_ struct disk d = { 0 };
-	_cleanup_disk_ struct disk after = { 0 };
-	_cleanup_free_ char *file = NULL;
-	const char *node = NULL;
-	int r;
-
-	while (tool_getopt(t, argc, argv, "n:", longs) != -1)
-		node = optarg;
-	tool_need_args(t, argc, 2, 2);
-	r = absolute_path(argv[optind + 1], &file, e);
-	if (!r)
-		r = disk_find(t, argv[optind], &d, e);
-	if (!r)
-		r = tool_qmp(t, "blockdev-snapshot-sync",
-			     json_pack("{s:s, s:s, s:s, s:s?}", "device", d.name, "snapshot-file",
-				       file, "format", "qcow2", "snapshot-node-name", node),
-			     NULL, e);
-	if (!r)
-		r = disk_find(t, d.name, &after, e);
-	if (r)
-		return r;
-	if (t->json)
-		tool_print_json(json_pack("{s:s, s:s, s:s}", "name", d.name, "image", file,
-					  "node-name", after.node));
-	else
-		printf("%s writes to %s now; the images below it stay as they are\n", d.name, file);
 	return 0;
 }

@@ -76,6 +76,8 @@ static int run_verb(struct tool *t, const char *verb, const char *id, const char
 	char command[32];
 	uint64_t speed;
 
+	if (streq(verb, "finish"))
+		return tool_qmp(t, "block-job-cancel", json_pack("{s:s}", "device", id), NULL, e);
 	if (!streq(verb, "speed")) {
 		snprintf(command, sizeof(command), "job-%s", verb);
 		return tool_qmp(t, command, json_pack("{s:s}", "id", id), NULL, e);
@@ -91,8 +93,8 @@ static int run_verb(struct tool *t, const char *verb, const char *id, const char
 
 int cmd_job(struct tool *t, int argc, char **argv, struct err *e)
 {
-	static const char *const verbs[] = { "pause",	 "resume",  "cancel",
-					     "finalize", "dismiss", "speed" };
+	static const char *const verbs[] = { "pause",  "resume",   "cancel",  "complete",
+					     "finish", "finalize", "dismiss", "speed" };
 	static const struct option longs[] = { TOOL_OPTIONS };
 	_cleanup_json_ struct json *job = NULL;
 	const char *verb, *id;

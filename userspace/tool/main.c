@@ -18,9 +18,13 @@ static const struct tool_cmd commands[] = {
 	{ "list", cmd_list, "", "Show the disks", NULL },
 	{ "chain", cmd_chain, "[NAME]", "Show the images under a disk (all disks), with sizes",
 	  NULL },
-	{ "snapshot", cmd_snapshot, "[OPTION]... NAME FILE",
+	{ "snapshot", cmd_snapshot, "[OPTION]... NAME FILE | --all [OPTION]... FOLDER",
 	  "Take a live snapshot: FILE is created and takes all writes from now on",
-	  "  -n, --node-name N   name of the new node (default: made up)\n" },
+	  "  -n, --node-name N   name of the new node (default: made up)\n"
+	  "  -a, --all           of every disk that is written to, at one point in time: in FOLDER\n"
+	  "                      NAME-SUFFIX.qcow2 is created for each; all are taken, or none\n"
+	  "      --suffix TEXT   (default: the time)\n"
+	  "      --dry-run       say what would be done: chains and tables before and after\n" },
 	{ "backup", cmd_backup, "[OPTION]... NAME TARGET",
 	  "Copy a disk as it is now to TARGET, while it is used",
 	  "  -f, --format F      of TARGET: qcow2 (default) or raw\n"
@@ -30,10 +34,34 @@ static const struct tool_cmd commands[] = {
 	  "      --speed BYTES   at most so many a second (suffixes k, M, G)\n"
 	  "      --job-id ID     (default: backup-NAME)\n"
 	  "      --no-wait       return when the job has started\n"
+	  "      --dry-run       say what would be done: chain and tables before and after\n"
 	  "\nWaiting, Ctrl-C cancels the job; once more leaves it to the daemon.\n" },
+	{ "mirror", cmd_mirror, "[OPTION]... NAME TARGET",
+	  "Move a disk to TARGET while it is used, or keep a copy of it equal until the end",
+	  "      --pivot         when both are equal the disk goes on as TARGET\n"
+	  "      --finish        when both are equal the job ends: TARGET is the disk of that moment\n"
+	  "      --write-blocking  what guests write is on both before it is acknowledged\n"
+	  "  -f, --format F      of TARGET: qcow2 (default) or raw\n"
+	  "      --create, --existing, --force, --speed BYTES, --job-id ID, --no-wait, --dry-run\n"
+	  "                      as for backup; --job-id's default is mirror-NAME\n" },
+	{ "stream", cmd_stream, "[OPTION]... NAME",
+	  "Copy data of lower images into a higher one; those between leave the chain",
+	  "  -t, --top IMAGE     that takes the data (default: the active one)\n"
+	  "  -b, --base IMAGE    the image that it is based on then (default: none)\n"
+	  "      --speed BYTES, --job-id ID, --no-wait, --dry-run\n"
+	  "                      as for backup; --job-id's default is stream-NAME\n" },
+	{ "commit", cmd_commit, "[OPTION]... NAME",
+	  "Copy data of higher images into a lower one; they leave the chain and are invalid",
+	  "  -t, --top IMAGE     the highest that is committed (default: the active one)\n"
+	  "  -b, --base IMAGE    that takes the data (default: the lowest)\n"
+	  "      --speed BYTES, --job-id ID, --no-wait, --dry-run\n"
+	  "                      as for backup; --job-id's default is commit-NAME\n"
+	  "\nCommitting the active image, with --no-wait, it waits for livechain job complete.\n" },
 	{ "jobs", cmd_jobs, "", "Show the block jobs", NULL },
 	{ "job", cmd_job, "VERB JOB [VALUE]",
-	  "Control a job: pause, resume, cancel, finalize, dismiss, speed BYTES",
+	  "Control a job: pause, resume, cancel, complete, finish, finalize, dismiss, speed BYTES",
+	  "  complete      a ready mirror or commit: the disk goes on as the target\n"
+	  "  finish        a ready mirror: it ends, the target is the disk of that moment\n"
 	  "  speed BYTES   at most so many bytes a second (suffixes k, M, G; 0: no limit)\n"
 	  "  dismiss       forget a concluded job (and the target node that backup made)\n" },
 	{ "qmp", cmd_qmp, "COMMAND [ARGUMENTS] | '{...}' | -",
@@ -46,7 +74,7 @@ static const struct tool_cmd commands[] = {
 static void print_overview(FILE *f)
 {
 	fputs("Usage: livechain [-s SOCKET] [--json] COMMAND ...\n\n"
-	      "Live snapshots and backups of disks on qcow2 chains, by livechaind.\n\n",
+	      "Live block operations on disks of qcow2 chains, by livechaind.\n\n",
 	      f);
 	for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
 		fprintf(f, "  %-10s%s\n", commands[i].name, commands[i].summary);

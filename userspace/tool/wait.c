@@ -126,56 +126,88 @@ static void wait_for_news(struct tool *t, const char *id, int seen)
 	}
 }
 
-static int wait_loop(struct tool *t, const char *id, struct progress *p, enum wait_end *ret_end,
-		     bool *ret_concluded, struct err *e)
+/* Both sides are equal: it goes on as it was told, by a command that names it. Once. */
+static int at_ready_say(struct tool *t, const char *id, const char *command, const char *status,
+			bool *said, struct err *e)
 {
-	bool said_stopped = false;
-	int cancels = 0;
+	struct err why = ERR_INIT;
+	int r;
 
+	if (!command || *said || !status || !streq(status, "ready"))
+		return 0;
+	r = tool_qmp(t, command, json_pack("{s:s}", "device", id), NULL, &why);
+	*said = !r;
+	return r && r != -ENOTCONN ? err_set_class(e, why.cls, why.code, "%s", why.msg) : r;
+}
+
+/* What is known of the job that is waited for. */
+struct waiting {
+	const char *id, *at_ready;
+	struct progress progress;
+	bool said_stopped, said_ready;
+	int cancels;
+};
+
+/* How far it is. -ENOTCONN with @e not set: the daemon is away. */
+static int look(struct tool *t, struct waiting *w, int seen, bool *ret_concluded, struct err *e)
+{
+	_cleanup_json_ struct json *job = NULL;
+	struct err why = ERR_INIT;
+	uint64_t done = 0, total = 0;
+	const char *status;
+	int r = job_query(t, w->id, &job, &why);
+
+	if (r == -ENOTCONN && !seen)
+		return r;
+	if (r)
+		return err_set_class(e, why.cls, why.code, "%s", why.msg);
+	(void)json_u64_of(json_get(job, "offset"), &done);
+	(void)json_u64_of(json_get(job, "len"), &total);
+	status = json_str_of(json_get(job, "status"));
+	progress_update(&w->progress, done, total, now_ms());
+	if (status && streq(status, "concluded")) {
+		*ret_concluded = true;
+		return result_of(job, w->id, e);
+	}
+	say_stopped(&w->progress, job, w->id, &w->said_stopped);
+	return seen ? 0 : at_ready_say(t, w->id, w->at_ready, status, &w->said_ready, e);
+}
+
+static int wait_loop(struct tool *t, struct waiting *w, enum wait_end *ret_end, bool *ret_concluded,
+		     struct err *e)
+{
 	for (;;) {
-		_cleanup_json_ struct json *job = NULL;
-		struct err why = ERR_INIT;
-		uint64_t done = 0, total = 0;
-		const char *status;
 		int seen = interrupts;
-		int r = job_query(t, id, &job, &why);
+		int r = look(t, w, seen, ret_concluded, e);
 
 		if (r == -ENOTCONN && !seen) {
-			r = reconnect(t, id, p, e);
+			r = reconnect(t, w->id, &w->progress, e);
 			if (r)
 				return r;
 			continue;
 		}
-		if (r)
-			return err_set_class(e, why.cls, why.code, "%s", why.msg);
-		(void)json_u64_of(json_get(job, "offset"), &done);
-		(void)json_u64_of(json_get(job, "len"), &total);
-		status = json_str_of(json_get(job, "status"));
-		progress_update(p, done, total, now_ms());
-		if (status && streq(status, "concluded")) {
-			*ret_concluded = true;
-			return result_of(job, id, e);
-		}
-		say_stopped(p, job, id, &said_stopped);
+		if (r || *ret_concluded)
+			return r;
 		if (seen >= 2) {
-			progress_clear(p);
+			progress_clear(&w->progress);
 			fprintf(stderr,
 				"Leaving: job '%s' is the daemon's now; see 'livechain jobs'\n",
-				id);
+				w->id);
 			*ret_end = WAIT_LEFT;
 			return 0;
 		}
-		if (seen && !cancels++)
-			(void)cancel(t, id, p);
-		wait_for_news(t, id, seen);
+		if (seen && !w->cancels++)
+			(void)cancel(t, w->id, &w->progress);
+		wait_for_news(t, w->id, seen);
 	}
 }
 
-int job_wait(struct tool *t, const char *id, enum wait_end *ret_end, bool *ret_concluded,
-	     struct err *e)
+int job_wait(struct tool *t, const char *id, const char *at_ready, enum wait_end *ret_end,
+	     bool *ret_concluded, struct err *e)
 {
 	struct sigaction sa = { .sa_handler = count_interrupt }, old;
-	struct progress p;
+	struct waiting w = { .id = id, .at_ready = at_ready };
+	struct progress *p = &w.progress;
 	bool bar = isatty(STDERR_FILENO);
 	int r;
 
@@ -183,12 +215,12 @@ int job_wait(struct tool *t, const char *id, enum wait_end *ret_end, bool *ret_c
 	*ret_end = WAIT_DONE;
 	*ret_concluded = false;
 	sigaction(SIGINT, &sa, &old);
-	progress_init(&p, id, stderr, bar);
-	r = wait_loop(t, id, &p, ret_end, ret_concluded, e);
-	if (p.drawn && !r)
+	progress_init(p, id, stderr, bar);
+	r = wait_loop(t, &w, ret_end, ret_concluded, e);
+	if (p->drawn && !r)
 		fputc('\n', stderr);
 	else
-		progress_clear(&p);
+		progress_clear(p);
 	sigaction(SIGINT, &old, NULL);
 	return r;
 }

@@ -11,7 +11,7 @@
 
 /* major: an incompatible table or message; minor: an addition; patch: a fix */
 #define LIVECHAIN_VERSION_MAJOR 1
-#define LIVECHAIN_VERSION_MINOR 1
+#define LIVECHAIN_VERSION_MINOR 2
 #define LIVECHAIN_VERSION_PATCH 0
 
 /* First word of the status line: the format of the rest. */
@@ -42,9 +42,10 @@
 #define LIVECHAIN_MSG_COPY "copy"
 #define LIVECHAIN_MSG_JOB "job"
 
-/* Reserved: part of the grammar, refused with a sentence by this version. */
 #define LIVECHAIN_MSG_REMAP "remap"
-#define LIVECHAIN_MSG_BITMAP "bitmap"
 #define LIVECHAIN_MSG_PROMOTE "promote"
+
+/* Reserved: part of the grammar, refused with a sentence by this version. */
+#define LIVECHAIN_MSG_BITMAP "bitmap"
 
 #endif

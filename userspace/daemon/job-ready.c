@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* How a ready job catches up with its disk: what is left is copied while the disk stands still. */
+#include <errno.h>
+#include <time.h>
+
+#include "../lib/ev.h"
+#include "../lib/log.h"
+#include "ctl.h"
+#include "job-copy.h"
+
+#define HOLD_MS	  2000 /* how long the guest may wait for the last dirty blocks ... */
+#define TRIES_MAX 5    /* ... so many times; then the job has failed */
+
+static const struct view_job *find_in(const struct view_status *st, const char *id)
+{
+	for (unsigned i = 0; i < st->nr_jobs; i++) {
+		if (streq(st->jobs[i].id, id))
+			return &st->jobs[i];
+	}
+	return NULL;
+}
+
+static void take_progress(struct job *j, const struct view_job *k)
+{
+	core_lock();
+	j->len = k->total;
+	if (k->done > j->offset)
+		j->offset = k->done;
+	core_unlock();
+}
+
+/* 0, or how it ended otherwise: "error:write:5". */
+static int concluded(struct job *j, const struct view_job *k, struct err *e)
+{
+	int code = EIO;
+	const char *p = strrchr(k->result, ':');
+
+	if (streq(k->result, "ok"))
+		return 0;
+	if (p && atoi(p + 1) > 0)
+		code = atoi(p + 1);
+	event_post("BLOCK_JOB_ERROR",
+		   json_pack("{s:s, s:s, s:s}", "device", j->id, "operation",
+			     str_has_prefix(k->result, "error:read") ? "read" : "write", "action",
+			     "report"));
+	return err_set(e, code, "%s", strerror(code));
+}
+
+static int wait_concluded(struct job *j, struct err *e)
+{
+	_cleanup_free_ struct view_status *st = xmalloc(sizeof(*st));
+	uint64_t until = ev_now_ms() + HOLD_MS;
+	struct timespec nap = { 0, 500000 };
+
+	do {
+		const struct view_job *k;
+		int r = view_get_status(j->source, st, e);
+
+		if (r)
+			return r;
+		k = find_in(st, j->id);
+		if (!k)
+			return err_set(e, ENOENT, "the kernel has lost the job");
+		take_progress(j, k);
+		if (streq(k->state, "concluded"))
+			return concluded(j, k, e);
+		nanosleep(&nap, NULL);
+	} while (ev_now_ms() < until);
+	return -EAGAIN;
+}
+
+static int not_yet(struct job *j, struct err *e)
+{
+	if (++j->tries < TRIES_MAX) {
+		log_notice("job '%s': has not caught up within %d ms, the guest goes on", j->id, HOLD_MS);
+		return -EAGAIN;
+	}
+	return err_set(e, ETIMEDOUT, "the target is too slow: %d times not equal within %d ms", TRIES_MAX,
+		       HOLD_MS);
+}
+
+int job_catch_up(struct job *j, bool hold, struct err *e)
+{
+	uint64_t t0;
+	int r;
+
+	/* Live still: from now on guests' writes go to both sides, so little is left. */
+	(void)view_message(j->source, NULL, NULL, "job %s complete", j->id);
+	r = view_suspend(j->source, e);
+	if (r)
+		return r;
+	t0 = ev_now_ms();
+	r = view_message(j->source, e, NULL, "job %s complete", j->id);
+	if (!r)
+		r = wait_concluded(j, e);
+	if (r || !hold) {
+		if (view_resume(j->source, r ? NULL : e) && !r)
+			r = -EIO;
+		log_info("'%s': held for %llu ms", j->source->dm,
+			 (unsigned long long)(ev_now_ms() - t0));
+	}
+	return r == -EAGAIN ? not_yet(j, e) : r;
+}
+
+/* The kernel's job ended with its view. */
+static struct view *forget_source(struct job *j)
+{
+	struct view *old = j->source;
+
+	core_lock();
+	old->jobs--;
+	j->source = j->disk = j->target = NULL;
+	j->dest = -1;
+	j->kernel_gone = true;
+	core_unlock();
+	return old;
+}
+
+static int catch_up(struct job *j, struct err *e)
+{
+	int r;
+
+	do
+		r = job_catch_up(j, j->disk, e);
+	while (r == -EAGAIN);
+	return r;
+}
+
+/* After a restart it may have ended with the disk as it was. */
+static int check_ready(struct job *j, struct err *e)
+{
+	_cleanup_free_ struct view_status *st = xmalloc(sizeof(*st));
+	const struct view_job *k;
+	int r;
+
+	if (!j->source || !j->target)
+		return err_set(e, ENXIO, "its devices are gone");
+	r = view_get_status(j->source, st, e);
+	if (r)
+		return r;
+	k = find_in(st, j->id);
+	if (!k)
+		return err_set(e, ENOENT, "the kernel has lost the job");
+	if (!streq(k->state, "concluded"))
+		return 0;
+	r = concluded(j, k, e);
+	return r ? r : err_set(e, EINTR,
+			       "the daemon ended while it switched the disk, which goes on as before");
+}
+
+int job_become_target(struct job *j, struct err *e)
+{
+	struct err late = ERR_INIT;
+	struct view *old;
+	uint64_t t0;
+	int r;
+
+	if (j->target && !j->target->internal) { /* done by a daemon that did not come to say so */
+		core_lock();
+		j->source = j->disk = j->target = NULL;
+		j->dest = -1;
+		j->kernel_gone = true;
+		core_unlock();
+		return 0;
+	}
+	r = check_ready(j, e);
+	if (!r)
+		r = catch_up(j, e);
+	if (r || !j->disk)
+		return r;
+	t0 = ev_now_ms();
+	r = view_pivot(j->disk, j->target, e);
+	log_info("job '%s': the switch took %llu ms", j->id, (unsigned long long)(ev_now_ms() - t0));
+	if (r)
+		return r;
+	old = forget_source(j);
+	if (view_end(old, &late))
+		log_warn("job '%s': %s", j->id, late.msg);
+	return 0;
+}
