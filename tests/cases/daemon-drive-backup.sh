@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # drive-backup: formats, modes, what is refused; sync=none, of both commands.
+# kernels: 6.1 debug
 # timeout: 900
 # mem: 2048
 . "$(dirname "$0")/../lib-daemon.sh"

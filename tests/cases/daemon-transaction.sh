@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # transaction: several disks at one point in time, all or none; jobs that complete as one.
+# kernels: 6.1 debug
 # timeout: 1200
 # mem: 3072
 . "$(dirname "$0")/../lib-daemon.sh"

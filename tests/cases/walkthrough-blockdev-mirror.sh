@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # The document's blockdev-mirror: a target that is made and attached before.
+# kernels: 6.1 debug
 # timeout: 600
 # mem: 3072
 . "$(dirname "$0")/../lib-walk.sh"

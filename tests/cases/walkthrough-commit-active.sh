@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # The document's block-commit of the active image: cases 3 (all into [A]) and 5 ([C] and [D] into [B]).
+# kernels: 6.1 debug
 # timeout: 900
 # mem: 3072
 . "$(dirname "$0")/../lib-walk.sh"

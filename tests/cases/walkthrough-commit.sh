@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # The document's block-commit below the active image: case 1 ([B] into [A]), 2 ([B] and [C] into [A]),
 # 4 ([C] into [B]).
+# kernels: 6.1 debug
 # timeout: 900
 # mem: 3072
 . "$(dirname "$0")/../lib-walk.sh"

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # The document's drive-backup of [A] <-- [B] <-- [C] <-- [D] to [E], which is made.
+# kernels: 6.1 debug
 # timeout: 600
 # mem: 3072
 . "$(dirname "$0")/../lib-walk.sh"

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # The document's drive-mirror: ready; then cancelled, a point in time; or completed, a pivot.
+# kernels: 6.1 debug
 # timeout: 900
 # mem: 3072
 . "$(dirname "$0")/../lib-walk.sh"

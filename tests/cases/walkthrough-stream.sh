@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # The document's block-stream: case 1 (all into [D]), 2 ([B] and [C] into [D]), 3 ([B] into [C]).
+# kernels: 6.1 debug
 # timeout: 900
 # mem: 3072
 . "$(dirname "$0")/../lib-walk.sh"
