@@ -9,7 +9,10 @@ kernel_setup 2 32
 python_checks "${RAM[@]}" <<'E2'
 nr, GRAIN = 32768, 128
 rng = random.Random(int(os.environ["SEED"]))
-slow = Dm("ktslow", [(0, nr, "delay", "%s 0 0 %s 0 20" % (DISKS[1], DISKS[1]))])
+# Two speeds, so that writes to the two sides of the grain do not end at the same moment.
+spot = 10 * GRAIN + 64
+slow = Dm("ktslow", [(0, spot, "delay", "%s 0 0 %s 0 200" % (DISKS[1], DISKS[1])),
+                     (spot, nr - spot, "delay", "%s %d 0 %s %d 330" % (DISKS[1], spot, DISKS[1], spot))])
 dest = Image(9, slow.path, nr)
 below = Disk(DISKS[1])
 view = raw_view("ktview", DISKS[0], nr, dest=[dest])
@@ -19,7 +22,6 @@ start_copy(view, "a", "both", "grain %d" % GRAIN)
 view.wait_job("a", "ready")
 view.dm.message("job a pause")
 view.dm.message("job a mode track")
-spot = 10 * GRAIN + 64
 disk.write(spot, pattern(5, spot, 8))
 check(below.read(spot, 8) != pattern(5, spot, 8), "the grain is dirty")
 view.dm.message("job a mode both")
@@ -45,11 +47,10 @@ class Guest:
 
 
 guests = [Guest(boundary * GRAIN - 4) for boundary in (10, 11) for _ in range(4)]
-time.sleep(1)
-check(all(g.n for g in guests), "the guest writes to both sides of it")
+check(wait(lambda: all(g.n for g in guests)), "the guest writes to both sides of it")
 view.dm.message("job a resume")
 t = time.monotonic()
-check(wait(lambda: below.read(spot, 8) == pattern(5, spot, 8)),
+check(wait(lambda: below.read(spot, 8) == pattern(5, spot, 8), 4),
       "the background gets its turn (%.1f s)" % (time.monotonic() - t))
 before = [g.n for g in guests]
 check(wait(lambda: all(g.n > b for g, b in zip(guests, before))), "and the guest goes on")
