@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # A guest's write that comes while the old content of its block is being promoted wins.
-# timeout: 60
+# timeout: 300
 . "$(dirname "$0")/../lib-kernel.sh"
 require_module dm-delay
 plan 5

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Writes to both sides that never cease, around a grain that is dirty, do not keep it from being copied.
-# timeout: 120
+# timeout: 300
 . "$(dirname "$0")/../lib-kernel.sh"
 require_module dm-delay
 plan 6
