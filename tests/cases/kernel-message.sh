@@ -52,28 +52,42 @@ mapfile -t table <<-EOF
 	$inval|layer 2 has not been described as one with records|grant 2 1 64+128
 	$perm|suspend the device first|activate 2
 	$noent|layer 9 is not in the live table|activate 9
-	not supported|is reserved|remap
+	$inval|needs 5 arguments at least, not 0|remap
+	$inval|99 is not a generation|remap 99 0 if-layer 2 512:z
+	$inval|1500 is not a block of this view|remap 1 1500 if-layer 2 1:z
+	$inval|needs if-layer behind the block, not of-layer|remap 1 0 of-layer 2 512:z
+	$inval|x is not a layer's id|remap 1 0 if-layer x 512:z
+	$inval|layer 1 is the active one|remap 1 0 if-layer 2,1 512:z
 	not supported|is reserved|bitmap add b
-	not supported|is reserved|promote 1
+	$inval|needs 3 arguments at least, not 1|promote 1
+	$inval|a job's name is 1 to 63|promote a/b only 2
+	$inval|needs only or skip behind the job's name|promote a all 2
+	$inval|option fast is unknown|promote a only 2 fast 1
+	$inval|options are speed, on-source-error, on-target-error and paused|promote a only 2 grain 128
+	$inval|needs an active layer that has been described with records|promote a only 2
 	$inval|takes 0 arguments at most|requests 1
 	$inval|takes 0 arguments at most|commit now
 	$inval|needs 3 arguments at least, not 1|copy a
 	$inval|a job's name is 1 to 63|copy a/b 2 none
 	$inval|x is no layer's id|copy a x none
-	$inval|mode is none or before-write, not all|copy a 2 all
-	not supported|this version does not have the mode track|copy a 2 track
-	not supported|this version does not have the mode both|copy a 2 both
+	$inval|mode is none, before-write, track or both, not all|copy a 2 all
+	$busy|this mode starts only while the device is suspended|copy a 2 track
+	$busy|this mode starts only while the device is suspended|copy a 2 both
+	$inval|only does not go with track|copy a 2 track only 3
+	$inval|new-only goes with track and both only|copy a 2 none new-only
+	$inval|only and skip are given once|copy a 2 none only 3 skip 3
+	$inval|only: x is no layer's id|copy a 2 none only x
 	$inval|option fast is unknown|copy a 2 none fast 1
 	$inval|option speed has no value|copy a 2 none speed
 	$inval|speed needs a number, not x|copy a 2 none speed x
 	$inval|on-source-error is report or stop, not ignore|copy a 2 none on-source-error ignore
 	$inval|on-target-error is report or stop, not enospc|copy a 2 none on-target-error enospc
-	$inval|grain is a power of two from 128 to 4096 sectors, not 100|copy a 2 none grain 100
-	$inval|grain is a power of two from 128 to 4096 sectors, not 64|copy a 2 none grain 64
-	$inval|grain is a power of two from 128 to 4096 sectors, not 8192|copy a 2 none grain 8192
+	$inval|grain is a power of two from 8 to 4096 sectors, not 100|copy a 2 none grain 100
+	$inval|grain is a power of two from 8 to 4096 sectors, not 4|copy a 2 none grain 4
+	$inval|grain is a power of two from 8 to 4096 sectors, not 8192|copy a 2 none grain 8192
 	$noent|the live table has no layer 9|copy a 9 none
 	$inval|layer 1 is the active one|copy a 1 none
-	$busy|before-write starts only while the device is suspended|copy a 2 before-write
+	$busy|this mode starts only while the device is suspended|copy a 2 before-write
 	$noent|there is no job a|job a cancel
 	$inval|verb finish is unknown|job a finish
 	$inval|speed takes bytes per second|job a speed
