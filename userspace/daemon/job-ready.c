@@ -7,6 +7,7 @@
 #include "../lib/log.h"
 #include "ctl.h"
 #include "job-copy.h"
+#include "journal.h"
 
 #define HOLD_MS	  2000 /* how long the guest may wait for the last dirty blocks ... */
 #define TRIES_MAX 5    /* ... so many times; then the job has failed */
@@ -148,6 +149,26 @@ static int check_ready(struct job *j, struct err *e)
 			       "the daemon ended while it switched the disk, which goes on as before");
 }
 
+/*
+ * The switch was made by a daemon that did not come to say so, nor to give back the old
+ * image's space.
+ */
+static void was_switched(struct job *j)
+{
+	struct node *n = j->source_node;
+	struct err e = ERR_INIT;
+
+	core_lock();
+	j->source = j->disk = j->target = NULL;
+	j->dest = -1;
+	j->kernel_gone = true;
+	core_unlock();
+	/* the job alone has it: no device writes it any more */
+	if (n && n->driver == NODE_QCOW2 && !n->read_only && n->users == 1 &&
+	    journal_recover(n->file->filename, n->img, &e))
+		log_warn("'%s': %s", n->file->filename, e.msg);
+}
+
 int job_become_target(struct job *j, struct err *e)
 {
 	struct err late = ERR_INIT;
@@ -155,12 +176,8 @@ int job_become_target(struct job *j, struct err *e)
 	uint64_t t0;
 	int r;
 
-	if (j->target && !j->target->internal) { /* done by a daemon that did not come to say so */
-		core_lock();
-		j->source = j->disk = j->target = NULL;
-		j->dest = -1;
-		j->kernel_gone = true;
-		core_unlock();
+	if (j->target && !j->target->internal) {
+		was_switched(j);
 		return 0;
 	}
 	r = check_ready(j, e);

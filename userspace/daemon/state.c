@@ -69,6 +69,20 @@ static void undo_backing(void)
 	}
 }
 
+/* An image that a job had opened for writing is a backing image again, if there is no such job. */
+static void return_nodes(void)
+{
+	struct node *n;
+
+	list_for_each(n, &node_list, link) {
+		struct err e = ERR_INIT;
+
+		if (n->file && n->file->reopened && !n->job && node_return(n, &e))
+			log_warn("'%s': %s", n->file->filename, e.msg);
+		err_clear(&e);
+	}
+}
+
 /* What a command was about to do when the daemon died, and can't be gone on with. */
 static void drop_leftovers(void)
 {
@@ -85,6 +99,7 @@ static void drop_leftovers(void)
 		if (!export_of(v) && !job_uses_view(v) && view_stop(v, &e))
 			log_warn("leftover device '%s': %s", v->dm, e.msg);
 	}
+	return_nodes();
 	undo_backing();
 	for (bool again = true; again;) {
 		again = false;
