@@ -14,7 +14,7 @@ again and again with SIGKILL at point N. After each death
 Some of the new daemons die as well, while they start (N:M).
 
 WHAT: all (every N of every operation), OP,OP (every N of these), OP:A-B (a part of them), OP:N or
-OP:N:M (that one). Without it N are picked at random, at least one for each operation, until S
+OP:N:M (that one). OP,OP:any or without it N are picked at random, at least one for each operation, until S
 seconds are over.
 
 Images go to DIR. Prints "pass TEXT", "fail TEXT" and "# notes".
@@ -173,6 +173,8 @@ class Runner:
     def plan(self, names):
         """(name, N, M) without end, or as many as are wanted."""
         only = self.args.only
+        if only.endswith(":any"):
+            only = ""
         if only and ":" in only:
             words = only.split(":") + ["0"]
             first, _, last = words[1].partition("-")
@@ -196,7 +198,7 @@ class Runner:
 
     def run(self):
         only = (self.args.only or "all").split(":")[0]
-        names = list(death_ops.ALL) if only == "all" else only.split(",")
+        names = [n for n, op in death_ops.ALL.items() if not op.by_name] if only == "all" else only.split(",")
         for name in names:
             self.attempt(name, 0, 0)
         for name, number, second in self.plan([n for n in names if n in self.counts]):

@@ -26,6 +26,8 @@ class Step:
 
 
 class Op:
+    by_name = False
+
     def __init__(self, world):
         self.w, self.old = world, world.top("vm0")
 
@@ -56,8 +58,8 @@ class Op:
                        options[-1])
         shutil.copyfile(source, self.w.path(file))
 
-    def clean(self, file):
-        death_world.tool("qemu-img", "check", self.w.path(file))
+    def clean(self, file, *options):
+        death_world.tool("qemu-img", "check", *options, self.w.path(file))
         os.unlink(self.w.path(file))
 
 
@@ -433,6 +435,155 @@ class BackupNode(Backup):
         os.unlink(self.w.path("t"))
 
 
+# --- jobs that change the chain of the guest's disk ---
+
+class Chain(Op):
+    """A job on vm0's chain, which gets overlays for it: OLD <- A <- B ..., the last one active."""
+    by_name = True      # till many of their points have passed
+    overlays = 1
+    verb, arguments = None, {}
+
+    def __init__(self, world):
+        super().__init__(world)
+        self.new = ["s%d%s" % (world.serial, "abc"[i]) for i in range(self.overlays)]
+
+    def names(self):
+        return dict([(self.old, "OLD")] + [(n, "NEW%d" % i) for i, n in enumerate(self.new)])
+
+    def prepare(self):
+        for name in self.new:
+            self.w.guest.progress(5, 20, "between snapshots")
+            self.w.command("blockdev-snapshot-sync", device="vm0", snapshot_file=self.w.path(name),
+                           snapshot_node_name=name)
+            self.w.depth += 1
+
+    def status(self):
+        job = self.w.job("j")
+        return job and job["status"]
+
+    def wait_for(self, *wanted):
+        self.until("the job is %s" % (wanted,), lambda: self.status() in wanted)
+
+    def begin(self):
+        self.w.command(self.verb, job_id="j", auto_dismiss=False, **self.arguments)
+
+    def begun(self):
+        """It has to be begun anew when its moment was lost: the chain is as it was then."""
+        job = self.w.job("j")
+        if not job or not job.get("error"):
+            return job is not None
+        self.w.command("job-dismiss", id="j")
+        return False
+
+    def dismiss(self):
+        return Step("job-dismiss", lambda: self.w.command("job-dismiss", id="j"),
+                    lambda: self.status() is None, voids=True)
+
+    def steps(self):
+        return [Step(self.verb, self.begin, self.begun, lambda: self.wait_for("concluded")),
+                self.dismiss()]
+
+    def files_gone(self, *names):
+        """Images that left the chain: nobody has a node of them any more."""
+        for name in reversed(names):
+            if name in self.w.node_names():
+                raise death_world.Wrong("the node %s is left" % name)
+            self.clean(name, "-U")      # what is below it is in use
+            self.w.depth -= 1
+
+
+class Ready(Chain):
+    """Gets ready, then the disk is switched."""
+
+    def switched(self):
+        return self.w.top("vm0") == self.target()
+
+    def end(self):
+        """Ready or not, begun or not: afterwards it was told to complete."""
+        if not self.begun():
+            self.begin()
+        self.wait_for("ready", "waiting", "pending", "concluded")
+        try:
+            self.w.command("job-complete", id="j")
+        except death_world.Wrong as e:
+            if "cannot accept" not in str(e):
+                raise
+
+    def steps(self):
+        return [Step(self.verb, self.begin, self.begun,
+                     lambda: self.wait_for("ready", "concluded")),
+                Step("job-complete", self.end, self.switched,
+                     lambda: self.wait_for("concluded"), again=True), self.dismiss()]
+
+
+class Mirror(Ready):
+    name = "mirror"
+    verb = "blockdev-mirror"
+
+    def names(self):
+        return dict(super().names(), **{self.target(): "TARGET"})
+
+    def target(self):
+        return "m%d" % self.w.serial
+
+    def prepare(self):
+        super().prepare()
+        self.template("t", self.target(), "%dM" % death_world.DISK_MIB)
+        self.w.add(self.target(), self.target())
+        self.arguments = {"device": "vm0", "target": self.target(), "sync": "full"}
+
+    def finish(self):
+        self.files_gone(self.new[0])
+        if self.old in self.w.node_names():
+            self.w.delete(self.old)
+        self.w.depth = 0
+
+
+class CommitActive(Ready):
+    name = "commit-active"
+    verb, overlays = "block-commit", 2
+
+    def target(self):
+        return self.old
+
+    def prepare(self):
+        super().prepare()
+        self.arguments = {"device": "vm0", "base_node": self.old}
+
+    def finish(self):
+        self.files_gone(*self.new)
+
+
+class Commit(Chain):
+    name = "commit"
+    verb, overlays = "block-commit", 2
+
+    def prepare(self):
+        super().prepare()
+        self.arguments = {"device": "vm0", "base_node": self.old, "top_node": self.new[0]}
+
+    def finish(self):
+        self.files_gone(self.new[0])
+
+
+class Stream(Chain):
+    name = "stream"
+    verb, overlays, into = "block-stream", 2, 1
+
+    def prepare(self):
+        super().prepare()
+        self.arguments = {"device": self.new[self.into], "base_node": self.old}
+
+    def finish(self):
+        self.files_gone(self.new[0])
+
+
+class StreamBelow(Stream):
+    """Into an image that is not the active one."""
+    name = "stream-below"
+    overlays = 3
+
+
 # --- the daemon itself ---
 
 class Quit(Disk):
@@ -486,5 +637,6 @@ class Restart(Quit):
 
 
 ALL = {op.name: op for op in (
-    Attach, Detach, DetachAdopted, FirstWrites, SnapshotSync, Snapshot, Transaction, Backup, DriveBackup, BackupNode,
-    Finalize, Cancel, Pause, Quit, Restart)}
+    Attach, Detach, DetachAdopted, FirstWrites, SnapshotSync, Snapshot, Transaction, Backup,
+    DriveBackup, BackupNode, Finalize, Cancel, Pause, Mirror, CommitActive, Commit, Stream,
+    StreamBelow, Quit, Restart)}

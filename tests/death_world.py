@@ -268,7 +268,7 @@ class World:
     def check_explained(self):
         """Every device and every loop device is somebody's, and goes."""
         jobs = [j["id"] for j in self.command("query-jobs") if j["status"] != "concluded"]
-        inner = ["livechain-%s--%s" % (j, side) for j in jobs for side in ("source", "target")]
+        inner = ["livechain-%s--%s" % (j, side) for j in jobs for side in ("source", "target", "stream")]
         exports, found = self.exports(), devices()
         for name, suspended in found.items():
             if name not in exports and name not in inner:
@@ -297,7 +297,7 @@ class World:
         for name in devices():
             text = dmio.control().call(dmio.TABLE_STATUS, name)[3]
             found.update((m[0], m[1:]) for m in re.findall(
-                r" (j) (running|paused|concluded) \d+/\d+ (\d+) \S+ \d+", text.decode("latin1")))
+                r" (j) (running|paused|ready|standby|concluded) \d+/\d+ (\d+) \S+ \d+", text.decode("latin1")))
         for j in self.command("query-block-jobs"):
             state, speed = found.pop(j["device"], (None, None))
             if (j["status"] in ("running", "paused") and state != "concluded"
