@@ -103,18 +103,39 @@ int job_catch_up(struct job *j, bool hold, struct err *e)
 	return r == -EAGAIN ? not_yet(j, e) : r;
 }
 
-/* The kernel's job ended with its view. */
+/* The kernel's job ended with its view, which is returned; NULL: it was gone already. */
 static struct view *forget_source(struct job *j)
 {
 	struct view *old = j->source;
 
 	core_lock();
-	old->jobs--;
+	if (old)
+		old->jobs--;
 	j->source = j->disk = j->target = NULL;
 	j->dest = -1;
 	j->kernel_gone = true;
 	core_unlock();
 	return old;
+}
+
+/*
+ * The disk's old device, and the space that its image was given and has not used. An earlier
+ * daemon may have come to remove the device, and not to give back the space.
+ */
+static void end_old(struct job *j)
+{
+	struct node *n = j->source_node;
+	struct view *old = forget_source(j);
+	struct err e = ERR_INIT;
+	int r = 0;
+
+	if (old)
+		r = view_end(old, &e);
+	else if (n && n->driver == NODE_QCOW2 && !n->read_only && n->users == 1) /* the job alone */
+		r = journal_recover(n->file->filename, n->img, &e);
+	if (r)
+		log_warn("job '%s': %s", j->id, e.msg);
+	err_clear(&e);
 }
 
 static int catch_up(struct job *j, struct err *e)
@@ -149,35 +170,13 @@ static int check_ready(struct job *j, struct err *e)
 			       "the daemon ended while it switched the disk, which goes on as before");
 }
 
-/*
- * The switch was made by a daemon that did not come to say so, nor to give back the old
- * image's space.
- */
-static void was_switched(struct job *j)
-{
-	struct node *n = j->source_node;
-	struct err e = ERR_INIT;
-
-	core_lock();
-	j->source = j->disk = j->target = NULL;
-	j->dest = -1;
-	j->kernel_gone = true;
-	core_unlock();
-	/* the job alone has it: no device writes it any more */
-	if (n && n->driver == NODE_QCOW2 && !n->read_only && n->users == 1 &&
-	    journal_recover(n->file->filename, n->img, &e))
-		log_warn("'%s': %s", n->file->filename, e.msg);
-}
-
 int job_become_target(struct job *j, struct err *e)
 {
-	struct err late = ERR_INIT;
-	struct view *old;
 	uint64_t t0;
 	int r;
 
-	if (j->target && !j->target->internal) {
-		was_switched(j);
+	if (j->target && !j->target->internal) { /* done by a daemon that did not come to say so */
+		end_old(j);
 		return 0;
 	}
 	r = check_ready(j, e);
@@ -190,8 +189,6 @@ int job_become_target(struct job *j, struct err *e)
 	log_info("job '%s': the switch took %llu ms", j->id, (unsigned long long)(ev_now_ms() - t0));
 	if (r)
 		return r;
-	old = forget_source(j);
-	if (view_end(old, &late))
-		log_warn("job '%s': %s", j->id, late.msg);
+	end_old(j);
 	return 0;
 }

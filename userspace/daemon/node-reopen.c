@@ -218,7 +218,6 @@ void node_stay_writable(struct node *n)
 
 	p->reopened = false;
 	loop_detach(&p->ro_loop);
-	p->ro_loop = (struct loop_dev)LOOP_DEV_INIT;
 	closep(&p->ro_fd);
 	p->ro_fd = -1;
 }
