@@ -468,12 +468,7 @@ class Chain(Op):
         self.w.command(self.verb, job_id="j", auto_dismiss=False, **self.arguments)
 
     def begun(self):
-        """It has to be begun anew when its moment was lost: the chain is as it was then."""
-        job = self.w.job("j")
-        if not job or not job.get("error"):
-            return job is not None
-        self.w.command("job-dismiss", id="j")
-        return False
+        return self.w.job("j") is not None
 
     def dismiss(self):
         return Step("job-dismiss", lambda: self.w.command("job-dismiss", id="j"),
@@ -499,15 +494,24 @@ class Ready(Chain):
         return self.w.top("vm0") == self.target()
 
     def end(self):
-        """Ready or not, begun or not: afterwards it was told to complete."""
-        if not self.begun():
-            self.begin()
-        self.wait_for("ready", "waiting", "pending", "concluded")
-        try:
-            self.w.command("job-complete", id="j")
-        except death_world.Wrong as e:
-            if "cannot accept" not in str(e):
-                raise
+        """Ready or not, begun or not: afterwards the disk is switched. A daemon that dies on the way loses the job."""
+        for _ in range(4):
+            if self.switched():
+                return
+            job = self.w.job("j")
+            if job and job.get("error"):
+                self.w.command("job-dismiss", id="j")
+                job = None
+            if not job:
+                self.begin()
+            self.wait_for("ready", "waiting", "pending", "concluded")
+            try:
+                self.w.command("job-complete", id="j")
+            except death_world.Wrong as e:
+                if "cannot accept" not in str(e):
+                    raise
+            self.wait_for("concluded")
+        raise death_world.Wrong("the disk is not switched: %r" % self.w.job("j"))
 
     def steps(self):
         return [Step(self.verb, self.begin, self.begun,
