@@ -30,12 +30,14 @@ struct lc_promote_io {
 	struct lc_job *job;
 	struct list_head list;	/* ->free, or ->done under job->lock */
 	u64 grain, nr;		/* 0: the commit */
+	unsigned int resumes;	/* the job's when it was begun */
 };
 
 struct lc_promote {
 	struct list_head free;	/* the work item's */
 	struct list_head done;	/* job->lock */
 	bool committed;
+	unsigned int resumes; /* so often it has gone on after an error; the work item's */
 	struct lc_promote_io ios[LC_PROMOTE_IOS];
 };
 
@@ -195,7 +197,8 @@ static void io_ended(struct lc_promote_io *p)
 		bitmap_set(job->todo, p->grain, p->nr);
 		atomic64_add(p->nr, &job->left);
 		job->cursor = min(job->cursor, p->grain);
-		if (p->io.status != BLK_STS_DM_REQUEUE)
+		/* of what was begun before the resume an error says nothing: it is tried again */
+		if (p->io.status != BLK_STS_DM_REQUEUE && p->resumes == job->promote->resumes)
 			lc_job_fail(job, p->io.read_failed ? LC_SIDE_READ : LC_SIDE_WRITE,
 				    blk_status_to_errno(p->io.status));
 	}
@@ -214,6 +217,8 @@ static void reap(struct lc_job *job)
 	list_splice_init(&job->promote->done, &done);
 	if (job->speed_new)
 		lc_rate_set(&job->rate, job->speed, ktime_get_ns());
+	if (job->retry_now)
+		job->promote->resumes++;
 	job->speed_new = job->retry_now = false;
 	spin_unlock_irqrestore(&job->lock, flags);
 	list_for_each_entry_safe(p, next, &done, list) {
@@ -234,6 +239,7 @@ static bool io_begin(struct lc_job *job, u64 grain, u64 nr, bool (*start)(struct
 	atomic_inc(&job->inflight);
 	p->grain = grain;
 	p->nr = nr;
+	p->resumes = job->promote->resumes;
 	lc_io_init_job(&p->io, job->view, lc_grain_sector(job, grain),
 		       lc_grain_sector(job, grain + nr), start, io_done);
 	lc_io_queue(&p->io);
