@@ -42,5 +42,9 @@
 #define LC_WQ_PERCPU		0
 #endif
 
+/* Exported for modules, and declared in no header that they see. They nest. */
+void rcu_expedite_gp(void);
+void rcu_unexpedite_gp(void);
+
 #endif /* __KERNEL__ */
 #endif

@@ -203,12 +203,16 @@ static int lc_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *error)
  * Bios go on arriving until device-mapper has shut the door, then it waits for those inside.
  * With noflush nobody may wait for user space any more: who does is
  * requeued, now and until the resume. Without, they must be served, so user space must go on serving.
+ *
+ * Guests wait from here on. Device-mapper waits for two grace periods of SRCU in a row; the second
+ * comes so soon after the first that SRCU takes jiffies for it, unless all are expedited.
  */
 static void lc_presuspend(struct dm_target *ti)
 {
 	struct lc_view *view = ((struct lc_table *)ti->private)->view;
 	bool noflush = dm_noflush_suspending(ti);
 
+	rcu_expedite_gp();
 	lc_jobs_quiesce(view, noflush);
 	if (!noflush)
 		return;
@@ -223,12 +227,14 @@ static void lc_presuspend_undo(struct dm_target *ti)
 
 	lc_park_open(view);
 	lc_jobs_resume(view);
+	rcu_unexpedite_gp();
 }
 
 static void lc_postsuspend(struct dm_target *ti)
 {
 	struct lc_view *view = ((struct lc_table *)ti->private)->view;
 
+	rcu_unexpedite_gp();
 	lc_jobs_wait(view);
 	lc_commit_wait(view);
 	mutex_lock(&view->mutex);
