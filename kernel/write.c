@@ -33,6 +33,20 @@ static bool write_failed(struct lc_io *io, const char *why)
 static bool plan_piece(struct lc_io *io);
 static bool write_piece(struct lc_io *io);
 
+/*
+ * Where the piece ends on the active layer: at the view's end a grain of several units owns those
+ * only that have something of the view. What lies behind them is somebody else's.
+ */
+static sector_t owned_end(const struct lc_io *io)
+{
+	const struct lc_layer *active = io->view->active;
+
+	if (lc_layer_kind(active) != LC_LAYER_RECORD)
+		return io->whole_end;
+	return min_t(sector_t, io->whole_end,
+		     round_up(io->view->nr_sectors, 1ULL << active->unit_shift));
+}
+
 static void drop_buf(struct lc_io *io)
 {
 	if (io->buf)
@@ -58,7 +72,7 @@ static bool piece_written(struct lc_io *io)
 	}
 	if (io->status) {
 		if (io->way == LC_WAY_ALLOC)
-			lc_pool_return(&active->pool, io->to, io->whole_end - io->whole);
+			lc_pool_return(&active->pool, io->to, owned_end(io) - io->whole);
 		return lc_io_finish(io);
 	}
 	if (io->way != LC_WAY_IN_PLACE)
@@ -196,7 +210,7 @@ static bool write_merged(struct lc_io *io)
 		merge_zeroes(io);
 	io->step = piece_written;
 	atomic_set(&io->pending, 1);
-	send_pages(io, io->whole, io->whole_end, io->buf->page);
+	send_pages(io, io->whole, owned_end(io), io->buf->page);
 	return atomic_dec_and_test(&io->pending);
 }
 
@@ -210,7 +224,7 @@ static bool write_piece(struct lc_io *io)
 		send_guest(io);
 	else
 		send_zeroes(io);
-	send_pages(io, io->piece_end, io->whole_end, NULL);
+	send_pages(io, io->piece_end, owned_end(io), NULL);
 	return atomic_dec_and_test(&io->pending);
 }
 
@@ -368,7 +382,7 @@ static bool pool_ready(struct lc_view *view, struct lc_waiter *w)
 static bool take_space(struct lc_io *io, unsigned int grain_shift)
 {
 	struct lc_layer *active = io->view->active;
-	u64 sector, n;
+	u64 sector, n, used;
 
 	n = lc_pool_take(&active->pool, 1ULL << grain_shift, io->whole_end - io->whole, &sector);
 	if (lc_pool_tell_low(&active->pool))
@@ -378,6 +392,9 @@ static bool take_space(struct lc_io *io, unsigned int grain_shift)
 	io->to = sector;
 	io->whole_end = io->whole + n;
 	io->piece_end = min(io->whole_end, io->stop);
+	used = owned_end(io) - io->whole;
+	if (used < n)
+		lc_pool_return(&active->pool, sector + used, n - used);
 	return true;
 }
 
