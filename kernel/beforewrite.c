@@ -85,6 +85,13 @@ bool lc_copy_before_write(struct lc_view *view, struct lc_copy_waiter *w)
 	return !waits;
 }
 
+/* What the writer is about to change can't be saved, and the job goes before it. */
+static void wait_fail(struct lc_copy_waiter *w)
+{
+	list_del_init(&w->list);
+	w->done(w, BLK_STS_IOERR);
+}
+
 /* This job has what it needs of the writer's blocks; perhaps another one has not. */
 static void wait_done(struct lc_copy_waiter *w)
 {
@@ -136,6 +143,8 @@ void lc_waits_serve(struct lc_job *job)
 		w->inflight--;
 		if (wait_is_done(w))
 			wait_done(w);
+		else if (w->failed && job->break_guest && !w->inflight)
+			wait_fail(w);
 	}
 }
 
@@ -177,6 +186,21 @@ unsigned long lc_waits_due(struct lc_job *job)
 		return MAX_SCHEDULE_TIMEOUT;
 	age = jiffies - w->since;
 	return age < job->timeout ? job->timeout - age : 0;
+}
+
+void lc_waits_expire(struct lc_job *job)
+{
+	struct lc_copy_waiter *w, *next;
+	unsigned int i;
+
+	list_for_each_entry_safe(w, next, &job->waits, list) {
+		if (jiffies - w->since < job->timeout)
+			continue;
+		for (i = 0; i < LC_JOB_PIECES; i++)
+			if (job->piece_mem[i].wait == w)
+				lc_piece_to_background(&job->piece_mem[i]);
+		wait_fail(w);
+	}
 }
 
 void lc_cbw_add(struct lc_job *job)

@@ -10,13 +10,17 @@
  * its writer goes on: a slow destination holds guests up only when the job's
  * memory has run out.
  *
+ * Of a job whose copy can be read (access.c) the bits are cleared, and the writer goes on, when the
+ * grains are on the destination (A1): a clear bit says where a read goes.
+ *
  * Without a line in time nobody but the job looks at the bits: they are cleared when a
  * piece is planned, and set again if it is given back.
  *
  * Zeros are not read: their bits are cleared at once and the destination is told.
  *
- * A tracking job takes no locks either. Its pieces are on ->active while they are read or written, and
- * nothing is begun that overlaps one of them; what guests write meanwhile sets the bits again (track.c).
+ * A tracking job takes no locks either. Its pieces are on ->active while they are read or written,
+ *and nothing is begun that overlaps one of them; what guests write meanwhile sets the bits again
+ *(track.c).
  *
  * Errors: a failed read leaves the bits set, so the same grains are planned again
  * after the verb resume; a failed write keeps its piece, with the data, on ->retry. A tracking
@@ -280,7 +284,8 @@ static void piece_start(struct lc_piece *p, enum lc_kind kind)
 	p->zero = kind == LC_KIND_ZERO;
 	p->skip = !p->zero || zero_is_there(p);
 	lc_piece_put_bufs(p);
-	piece_saved(p);
+	if (!job->access)
+		piece_saved(p);
 	piece_write(p);
 }
 
@@ -358,6 +363,11 @@ u64 lc_copy_grains(struct lc_job *job, struct lc_copy_waiter *wait, u64 grain, u
 	enum lc_kind kind;
 	u64 run;
 
+	/* A3: what a writer did not wait for to the end may be in hand still */
+	if (job->access)
+		nr = lc_idle_grains(job, grain, nr);
+	if (!nr)
+		return 0;
 	kind = lc_copy_look(job, grain, nr, max_t(u64, 1, LC_PIECE_SECTORS >> job->grain_shift), &run);
 	if (kind == LC_KIND_ABSENT)
 		return 0;
@@ -367,6 +377,8 @@ u64 lc_copy_grains(struct lc_job *job, struct lc_copy_waiter *wait, u64 grain, u
 	if (!p)
 		return 0;
 	lc_piece_set(p, grain, run);
+	if (job->access)
+		list_add_tail(&p->active, &job->active);
 	if (kind == LC_KIND_DATA)
 		lc_piece_get_bufs(p, lc_grain_bufs(job, run));
 	/* A zero piece releases its writer's part within, before the caller moves on. */
@@ -440,20 +452,26 @@ static void count_copied(struct lc_piece *p)
 	spin_unlock_irqrestore(&job->lock, flags);
 }
 
+/* What a writer waits for was not to be had: it fails, or the job. Return: as lc_job_fail(). */
+static bool copy_failed(struct lc_piece *p, enum lc_job_side side)
+{
+	if (p->wait)
+		p->wait->failed = true;
+	if (p->job->break_guest)
+		return false;
+	return lc_job_fail(p->job, side, blk_status_to_errno(p->status));
+}
+
 static void read_done(struct lc_piece *p)
 {
-	struct lc_copy_waiter *wait = p->wait;
-
 	if (!p->status && !READ_ONCE(p->job->ending)) {
-		piece_saved(p);
+		if (!p->job->access)
+			piece_saved(p);
 		piece_write(p);
 		return;
 	}
-	if (p->status && p->status != BLK_STS_AGAIN) {
-		if (wait)
-			wait->failed = true;
-		lc_job_fail(p->job, LC_SIDE_READ, blk_status_to_errno(p->status));
-	}
+	if (p->status && p->status != BLK_STS_AGAIN)
+		copy_failed(p, LC_SIDE_READ);
 	piece_failed(p);
 }
 
@@ -469,8 +487,8 @@ static bool write_failed(struct lc_piece *p)
 		piece_write(p);
 		return true;
 	}
-	stopped = lc_job_fail(job, LC_SIDE_WRITE, blk_status_to_errno(p->status));
-	if (job->track && p->step == LC_STEP_WRITE) {
+	stopped = copy_failed(p, LC_SIDE_WRITE);
+	if (job->access || (job->track && p->step == LC_STEP_WRITE)) {
 		piece_failed(p);
 		return true;
 	}
@@ -494,6 +512,8 @@ static void write_done(struct lc_piece *p)
 		count_copied(p);
 	else
 		p->job->flushed = true;
+	if (p->job->access)
+		piece_saved(p);
 	if (sync)
 		lc_track_copied(sync, true);
 	lc_piece_put(p);

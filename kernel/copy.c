@@ -13,6 +13,7 @@
 #include <linux/bitmap.h>
 #include <linux/ktime.h>
 
+#include "access.h"
 #include "job.h"
 #include "view.h"
 
@@ -21,6 +22,9 @@
 /* A tracking job gets ready in so many rounds, and the one after it; then a round begins so often. */
 #define LC_TRACK_ROUNDS 3
 #define LC_TRACK_PERIOD (HZ / 10)
+
+/* So many zeros are passed at once where nothing has to be written for them. */
+#define LC_ZERO_THERE_SECTORS (1ULL << 18)
 
 /* --- how much at once ------------------------------------------------------------- */
 
@@ -32,9 +36,14 @@ static u64 data_max(struct lc_job *job)
 	return max_t(u64, 1, sectors >> job->grain_shift);
 }
 
-/* Zeros cost nothing but time under the lock, and requests to the destination. */
-static u64 zero_max(struct lc_job *job)
+/* Zeros cost time under the lock, and requests to the destination, unless they are there already. */
+static u64 zero_max(struct lc_job *job, u64 grain)
 {
+	u64 there = max_t(u64, 1, LC_ZERO_THERE_SECTORS >> job->grain_shift);
+	u64 end = min(grain + there, job->nr_grains);
+
+	if (job->written && find_next_bit(job->written, end, grain) >= end)
+		return there;
 	return max_t(u64, 1, (job->no_write_zeroes ? LC_PIECE_SECTORS : 65536) >>
 				     job->grain_shift);
 }
@@ -69,14 +78,14 @@ static bool background_begin(struct lc_job *job, u64 grain, u64 run, enum lc_kin
 	return true;
 }
 
-/* J2: of a tracking job nothing is begun that overlaps a piece in hand. Return: how many grains do not. */
-static u64 idle_grains(struct lc_job *job, u64 grain, u64 run)
+/* J2: nothing is begun that overlaps a piece in hand. */
+u64 lc_idle_grains(struct lc_job *job, u64 grain, u64 nr)
 {
 	sector_t first = lc_grain_sector(job, grain);
 
-	while (run && lc_track_busy(job, first, lc_grain_sector(job, grain + run) - first))
-		run /= 2;
-	return run;
+	while (nr && lc_track_busy(job, first, lc_grain_sector(job, grain + nr) - first))
+		nr /= 2;
+	return nr;
 }
 
 /* Begin the next piece. Return: false: there is none now. */
@@ -89,10 +98,10 @@ static bool background_piece(struct lc_job *job)
 	job->cursor = grain;
 	if (grain >= job->nr_grains)
 		return false;
-	run = find_next_zero_bit(job->todo, min(grain + zero_max(job), job->nr_grains), grain) -
+	run = find_next_zero_bit(job->todo, min(grain + zero_max(job, grain), job->nr_grains), grain) -
 	      grain;
 	if (job->track) {
-		run = idle_grains(job, grain, run);
+		run = lc_idle_grains(job, grain, run);
 		if (!run) {
 			job->turn = min(job->turn, grain);
 			job->cursor = grain + 1;
@@ -105,7 +114,7 @@ static bool background_piece(struct lc_job *job)
 
 static bool background_may(struct lc_job *job)
 {
-	return (READ_ONCE(job->view->jobs->live) || READ_ONCE(job->draining)) &&
+	return !job->on_demand && (READ_ONCE(job->view->jobs->live) || READ_ONCE(job->draining)) &&
 	       lc_job_runs(READ_ONCE(job->state)) && !READ_ONCE(job->ending) &&
 	       job->background < LC_BACKGROUND_PIECES;
 }
@@ -272,6 +281,7 @@ unsigned long lc_copy_run(struct lc_job *job)
 			lc_waits_requeue(job);
 		else
 			lc_waits_serve(job);
+		lc_access_serve(job);
 		wake = background(job);
 		lc_track_serve(job);
 	}
@@ -281,6 +291,10 @@ unsigned long lc_copy_run(struct lc_job *job)
 		wake = min(wake, finish(job));
 	wake = min(wake, lc_track_due(job));
 	due = lc_waits_due(job);
+	if (!due && job->break_guest) {
+		lc_waits_expire(job);
+		due = lc_waits_due(job);
+	}
 	if (!due)
 		lc_job_end(job, stuck_side(job), -ETIMEDOUT);
 	if (READ_ONCE(job->ending))

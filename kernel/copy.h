@@ -13,8 +13,9 @@ struct lc_copy_waiter {
 	struct list_head list;		/* the jobs' own */
 	u64 first, nr;			/* blocks */
 	/*
-	 * Called exactly once, in any context, no lock held; must not sleep. 0: go on (copied, or the
-	 * job has failed or ended). BLK_STS_DM_REQUEUE: being suspended; the bio is requeued.
+	 * Called exactly once, in any context, no lock held; must not sleep. 0: go on (copied, or
+	 * the job has failed or ended). BLK_STS_DM_REQUEUE: being suspended; the bio is requeued.
+	 * BLK_STS_IOERR: not copied, and the job wants the write to fail.
 	 */
 	void (*done)(struct lc_copy_waiter *w, blk_status_t status);
 

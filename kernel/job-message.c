@@ -5,6 +5,7 @@
 #include <linux/kstrtox.h>
 #include <linux/log2.h>
 
+#include "access.h"
 #include "job.h"
 #include "layer.h"
 #include "message.h"
@@ -19,7 +20,8 @@ struct copy_args {
 	const char *name;
 	unsigned int layer;
 	bool before_write, track, both;
-	bool paused, zeroed, new_only, nounmap;
+	bool paused, zeroed, new_only, nounmap, on_demand;
+	bool access, break_guest;
 	bool stop_on[2];
 	bool only, filtered;		/* @ids: what is copied, or what is not */
 	DECLARE_BITMAP(ids, LC_ENTRY_NO_LAYER + 1);
@@ -67,11 +69,24 @@ static int parse_ids(struct copy_args *a, const char *option, char *value)
 	return 0;
 }
 
+/* The copy can be read; and who suffers when it can't be made. */
+static int parse_access(struct copy_args *a, const char *value)
+{
+	a->access = true;
+	a->break_guest = !strcmp(value, "break-guest-write");
+	if (a->break_guest || !strcmp(value, "break-snapshot"))
+		return 0;
+	return lc_refuse(a->ti, -EINVAL, a->verb,
+			 "access is break-snapshot or break-guest-write, not %s", value);
+}
+
 /* One option with its value. */
 static int parse_option(struct copy_args *a, const char *option, char *value)
 {
 	if (!strcmp(option, "only") || !strcmp(option, "skip"))
 		return parse_ids(a, option, value);
+	if (!strcmp(option, "access"))
+		return parse_access(a, value);
 	if (!strcmp(option, "grain"))
 		return parse_number(a, option, value, &a->grain);
 	if (!strcmp(option, "speed"))
@@ -94,6 +109,8 @@ static bool *flag_of(struct copy_args *a, const char *option)
 		return &a->new_only;
 	if (!strcmp(option, "nounmap"))
 		return &a->nounmap;
+	if (!strcmp(option, "on-demand"))
+		return &a->on_demand;
 	return NULL;
 }
 
@@ -172,6 +189,12 @@ static int parse_copy(struct copy_args *a, unsigned int argc, char **argv)
 				 "only does not go with %s, which copies what guests write", argv[3]);
 	if (!a->track && a->new_only)
 		return lc_refuse(a->ti, -EINVAL, a->verb, "new-only goes with track and both only");
+	if ((a->access || a->on_demand) && !a->before_write)
+		return lc_refuse(a->ti, -EINVAL, a->verb, "%s goes with before-write only",
+				 a->access ? "access" : "on-demand");
+	if (a->access && (a->filtered || a->stop_on[LC_SIDE_READ] || a->stop_on[LC_SIDE_WRITE]))
+		return lc_refuse(a->ti, -EINVAL, a->verb,
+				 "access goes without only, skip and the policy stop");
 	return 0;
 }
 
@@ -278,6 +301,8 @@ static void set_up(struct lc_job *job, const struct copy_args *a)
 	job->both = a->both;
 	job->zeroed = a->zeroed;
 	job->new_only = a->new_only;
+	job->on_demand = a->on_demand || a->access;
+	job->break_guest = a->break_guest;
 	job->nounmap = a->nounmap;
 	job->filtered = a->filtered;
 	if (a->only)
@@ -311,7 +336,7 @@ int lc_message_copy(struct lc_view *view, struct dm_target *ti, unsigned int arg
 	job->dest = layer;
 	job->dest_id = layer->id;
 	set_up(job, &a);
-	if (lc_copy_engine_init(job)) {
+	if (lc_copy_engine_init(job) || (a.access && lc_access_new(job))) {
 		lc_job_destroy(job);
 		return lc_refuse(ti, -ENOMEM, "copy", "no memory for a job's buffers");
 	}
@@ -329,7 +354,8 @@ static int parse_promote(struct copy_args *a, unsigned int argc, char **argv)
 	r = r ?: parse_options(a, argc - 2, argv + 2);
 	if (r)
 		return r;
-	if (a->grain || a->timeout_ms || a->zeroed || a->new_only || a->nounmap)
+	if (a->grain || a->timeout_ms || a->zeroed || a->new_only || a->nounmap || a->access ||
+	    a->on_demand)
 		return lc_refuse(a->ti, -EINVAL, a->verb,
 				 "options are speed, on-source-error, on-target-error and paused");
 	return 0;

@@ -8,6 +8,7 @@
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
 
+#include "access.h"
 #include "job.h"
 #include "layer.h"
 #include "view.h"
@@ -119,6 +120,7 @@ void lc_job_conclude(struct lc_job *job)
 	if (job->error && job->error != -ECANCELED)
 		DMERR("%s: job %s failed: error %d while it was to %s", view->name, job->name,
 		      job->error, lc_job_side_name(job->side));
+	lc_access_end(job);
 	spin_lock_irqsave(&job->lock, flags);
 	__set_state(job, LC_JOB_CONCLUDED);
 	spin_unlock_irqrestore(&job->lock, flags);
@@ -183,6 +185,7 @@ static void job_free_work(struct work_struct *work)
 	struct lc_job *job = container_of(to_rcu_work(work), struct lc_job, free_work);
 
 	cancel_delayed_work_sync(&job->work);
+	lc_access_put(job->access);
 	lc_copy_engine_exit(job);
 	lc_promote_exit(job);
 	kfree(job);
@@ -221,6 +224,7 @@ struct lc_job *lc_job_new(struct lc_view *view, const char *name)
 
 void lc_job_destroy(struct lc_job *job)
 {
+	lc_access_put(job->access);
 	lc_copy_engine_exit(job);
 	lc_promote_exit(job);
 	kfree(job);
@@ -317,6 +321,7 @@ void lc_jobs_exit(struct lc_view *view)
 	list_for_each_entry_safe(job, next, &jobs->list, list) {
 		lc_cbw_remove(job);
 		lc_track_remove(job);
+		lc_access_end(job);
 		list_del_init(&job->list);
 		queue_rcu_work(view->wq, &job->free_work);
 	}

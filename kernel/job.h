@@ -2,8 +2,9 @@
 /*
  * A copy job from the inside: shared by job.c (life cycle, messages, status),
  * copy.c (the engine), copy-piece.c (a piece's life), copy-look.c (what lies where), copy-io.c,
- * beforewrite.c and track.c (what guests' writes see). A promote job (promote.c) has all but the engine in common. copy.h is
- * what the rest of the module sees.
+ * beforewrite.c and track.c (what guests' writes see), access.c (who reads what was copied). A
+ * promote job (promote.c) has all but the engine in common. copy.h is what the rest of the module
+ * sees.
  *
  * Who may touch what: all the engine's state belongs to the job's work item,
  * which never runs twice at once, so it needs no lock. Others hand it
@@ -83,7 +84,7 @@ enum lc_piece_step {
  */
 struct lc_piece {
 	struct list_head list;	/* job->pieces, ->done, ->retry */
-	struct list_head active; /* job->active: of a tracking job, in hand */
+	struct list_head active; /* job->active, in hand */
 	struct lc_job *job;
 	struct lc_copy_waiter *wait; /* the writer that it serves, or NULL */
 	struct lc_track_io *sync; /* the same of a tracking job */
@@ -118,6 +119,9 @@ struct lc_job {
 	bool nounmap;
 	bool zeroed;		/* the destination was zero */
 	bool new_only;		/* nothing is to be copied in the beginning */
+	bool on_demand;		  /* copies for guests' writes alone, until it is cancelled */
+	struct lc_access *access; /* the view at the line in time can be read; or NULL */
+	bool break_guest;	  /* what can't be copied fails the guest's write, not the job */
 	DECLARE_BITMAP(skip, LC_ENTRY_NO_LAYER + 1); /* layer ids */
 	unsigned long *written;	/* grains with data of ours, of a destination that was zero; or NULL */
 	unsigned int grain_shift; /* sectors */
@@ -155,7 +159,8 @@ struct lc_job {
 	atomic64_t left;	/* grains in @todo; in passing, less */
 	atomic64_t remaining;	/* bytes dirty and in flight, of a tracking job */
 	unsigned int rounds;
-	struct list_head active; /* pieces of a tracking job, read or written now */
+	struct list_head
+		active; /* pieces of a tracking job, or one with access, read or written now */
 	struct list_head syncs;	/* guests' writes that wait for the destination, in order of arrival */
 	u64 cursor;		/* the background's next grain */
 	u64 skipped;		/* the first that it left out, being locked; or U64_MAX */
@@ -224,6 +229,9 @@ void lc_job_end(struct lc_job *job, enum lc_job_side side, int error);
 
 /** lc_job_conclude() - Nothing is in flight any more and the result is decided. Work item. */
 void lc_job_conclude(struct lc_job *job);
+
+/** lc_idle_grains() - How many of the first @nr grains overlap no piece on ->active. Work item. */
+u64 lc_idle_grains(struct lc_job *job, u64 grain, u64 nr);
 
 /* What grains are. */
 enum lc_kind { LC_KIND_ABSENT, LC_KIND_SKIP, LC_KIND_ZERO, LC_KIND_DATA };
@@ -361,6 +369,9 @@ void lc_wait_read(struct lc_copy_waiter *w);
 
 /** lc_waits_release() - Let every writer go on: the job is ending. */
 void lc_waits_release(struct lc_job *job);
+
+/** lc_waits_expire() - Those that have waited too long fail; what is copied for them goes on. */
+void lc_waits_expire(struct lc_job *job);
 
 /** lc_waits_requeue() - Send back writers that have nothing in flight: a noflush suspend. */
 void lc_waits_requeue(struct lc_job *job);

@@ -7,11 +7,19 @@
 
 static int __init lc_init(void)
 {
-	return dm_register_target(&lc_target);
+	int r = dm_register_target(&lc_target);
+
+	if (r)
+		return r;
+	r = dm_register_target(&lc_access_target);
+	if (r)
+		dm_unregister_target(&lc_target);
+	return r;
 }
 
 static void __exit lc_exit(void)
 {
+	dm_unregister_target(&lc_access_target);
 	dm_unregister_target(&lc_target);
 }
 

@@ -4,6 +4,6 @@
 
 #include <linux/device-mapper.h>
 
-extern struct target_type lc_target;
+extern struct target_type lc_target, lc_access_target;
 
 #endif

@@ -186,6 +186,22 @@ struct lc_view *lc_view_get(const char *name, sector_t nr_sectors, unsigned int 
 	return view;
 }
 
+int lc_view_call(const char *name, int (*fn)(struct lc_view *view, void *arg), void *arg)
+{
+	struct lc_view *view;
+	int r = -ENOENT;
+
+	mutex_lock(&lc_views_mutex);
+	view = __view_find(name);
+	if (view) {
+		mutex_lock(&view->mutex);
+		r = fn(view, arg);
+		mutex_unlock(&view->mutex);
+	}
+	mutex_unlock(&lc_views_mutex);
+	return r;
+}
+
 void lc_view_put(struct lc_view *view)
 {
 	bool last;

@@ -107,6 +107,13 @@ struct lc_view *lc_view_get(const char *name, sector_t nr_sectors, unsigned int 
 			    char **error);
 void lc_view_put(struct lc_view *view);
 
+/**
+ * lc_view_call() - do something with the view of that name
+ *
+ * Under its mutex; may sleep. Return: what @fn returns; -ENOENT: there is none.
+ */
+int lc_view_call(const char *name, int (*fn)(struct lc_view *view, void *arg), void *arg);
+
 /* Which table events go to. @ti is the live one; or it goes away: was it that? May sleep. */
 void lc_view_set_live(struct lc_view *view, struct dm_target *ti);
 bool lc_view_not_live(struct lc_view *view, struct dm_target *ti);

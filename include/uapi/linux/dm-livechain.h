@@ -8,10 +8,11 @@
 #define _UAPI_LINUX_DM_LIVECHAIN_H
 
 #define LIVECHAIN_TARGET_NAME "livechain"
+#define LIVECHAIN_POINT_TARGET_NAME "livechain-point"
 
 /* major: an incompatible table or message; minor: an addition; patch: a fix */
 #define LIVECHAIN_VERSION_MAJOR 1
-#define LIVECHAIN_VERSION_MINOR 2
+#define LIVECHAIN_VERSION_MINOR 3
 #define LIVECHAIN_VERSION_PATCH 0
 
 /* First word of the status line: the format of the rest. */
