@@ -372,3 +372,32 @@ void q_log_replay(const struct q_log *l, size_t n, const char *name)
 			apply(&l->ops[i], f->io);
 	q_close_file(f);
 }
+
+void q_log_replay_torn(const struct q_log *l, size_t n, const char *name)
+{
+	struct q_file *f = q_open_file(name, 0);
+	size_t durable = 0;
+
+	for (size_t i = 0; i < n; i++)
+		if (l->ops[i].kind == Q_OP_FLUSH)
+			durable = i;
+	for (size_t i = 0; i < n; i++) {
+		const struct q_log_op *op = &l->ops[i];
+
+		if (i < durable || op->kind != Q_OP_WRITE) {
+			apply(op, f->io);
+			continue;
+		}
+		for (uint64_t at = op->off, next; at < op->off + op->len; at = next) {
+			struct q_log_op part = { .kind = Q_OP_WRITE, .off = at };
+
+			next = at / 512 * 512 + 512;
+			next = next < op->off + op->len ? next : op->off + op->len;
+			part.len = next - at;
+			part.data = op->data + (at - op->off);
+			if (q_rand(2))
+				apply(&part, f->io);
+		}
+	}
+	q_close_file(f);
+}

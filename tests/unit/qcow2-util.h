@@ -94,5 +94,7 @@ void q_log_done(struct q_log *l);
  * one chance in two (an allocate never tells).
  */
 void q_log_replay(const struct q_log *l, size_t n, const char *name);
+/* Of writes after the last flush each sector has that chance. */
+void q_log_replay_torn(const struct q_log *l, size_t n, const char *name);
 
 #endif

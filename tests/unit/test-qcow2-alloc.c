@@ -654,6 +654,38 @@ static void set_backing(void **state)
 	bench_done(&b);
 }
 
+/* The mark stays when the backing file changes, and when QEMU writes the header. */
+static void mark_of_invalid(void **state)
+{
+	struct bench b = { 0 };
+	struct qcow2_info info;
+
+	(void)state;
+	q_run("qemu-img create -q -f qcow2 one.qcow2 8M && qemu-img create -q -f qcow2 two.qcow2 8M && "
+	      "qemu-img create -q -f qcow2 -b one.qcow2 -F qcow2 a.qcow2 && "
+	      "qemu-io -f qcow2 -c 'write -P 3 0 1M' a.qcow2 >/dev/null");
+	b.f = q_open_file("a.qcow2", Q_DIRECT);
+	b.img = q_open(b.f, QCOW2_WRITABLE);
+	qcow2_get_info(b.img, &info);
+	assert_null(info.invalid);
+	q_ok(qcow2_set_invalid(b.img, "it was wrong", &b.e), &b.e);
+	q_ok(qcow2_set_invalid(b.img, "it was committed into 'x'", &b.e), &b.e);
+	q_ok(qcow2_set_backing(b.img, "two.qcow2", "qcow2", &b.e), &b.e);
+	reopen(&b);
+	qcow2_get_info(b.img, &info);
+	assert_string_equal(info.invalid, "it was committed into 'x'");
+	assert_string_equal(info.backing_file, "two.qcow2");
+	bench_done(&b);
+	q_run("qemu-img check -q a.qcow2 && qemu-img rebase -u -f qcow2 -F qcow2 -b one.qcow2 a.qcow2 && "
+	      "qemu-io -f qcow2 -r -c 'read -P 3 0 1M' a.qcow2 >io.out 2>&1 && ! grep -q failed io.out");
+	b.f = q_open_file("a.qcow2", Q_DIRECT);
+	b.img = q_open(b.f, 0);
+	qcow2_get_info(b.img, &info);
+	assert_string_equal(info.invalid, "it was committed into 'x'");
+	assert_string_equal(info.backing_file, "one.qcow2");
+	bench_done(&b);
+}
+
 /* Unknown extensions and what lies behind the header's fields survive a rewrite. */
 static void unknown_is_kept(void **state)
 {
@@ -787,6 +819,7 @@ int main(void)
 		cmocka_unit_test(reclaim_knows_a_lost_end),
 		cmocka_unit_test(reclaim_stops_at_damage),
 		cmocka_unit_test(set_backing),
+		cmocka_unit_test(mark_of_invalid),
 		cmocka_unit_test(unknown_is_kept),
 		cmocka_unit_test(read_only_stays),
 		cmocka_unit_test(sixteen_tib),

@@ -345,16 +345,213 @@ static void crash_in_create(void **state)
 	}
 }
 
+/* After any crash the header names one of two backing files, whole, with its format. */
+static void one_of_two(const struct scene *s, size_t n, const char *const *old,
+		       const char *const *new)
+{
+	struct qcow2_info info;
+	struct q_file *f;
+	struct qcow2 *img;
+	const char *const *got;
+
+	q_copy("c0.qcow2", "crash.qcow2");
+	q_log_replay_torn(&s->log, n, "crash.qcow2");
+	f = q_open_file("crash.qcow2", 0);
+	img = q_open(f, 0);
+	qcow2_get_info(img, &info);
+	got = (info.backing_file && new[0])   ? strcmp(info.backing_file, new[0]) ? old : new
+	      : !info.backing_file == !new[0] ? new
+					      : old;
+	if (!got[0]) {
+		assert_null(info.backing_file);
+	} else {
+		assert_non_null(info.backing_file);
+		assert_string_equal(info.backing_file, got[0]);
+		assert_string_equal(info.backing_format, got[1]);
+	}
+	if (n == s->log.n)
+		assert_ptr_equal(got, new);
+	if (q_rand(20) == 0) {
+		char *out =
+			q_output("qemu-img info -U crash.qcow2 | grep -c 'backing file: %s$'; true",
+				 got[0] ? got[0] : ".*");
+
+		assert_int_equal(atoi(out), got[0] != NULL);
+		free(out);
+	}
+	qcow2_close(img);
+	q_close_file(f);
+}
+
+/* The header's way from one backing file to another: one sector decides. */
+static void crash_in_set_backing(void **state)
+{
+	static char longer[700];
+	const char *names[][2] = { { "/some/where/one.qcow2", "qcow2" },
+				   { "/d", "raw" },
+				   { "/some/where/else/with/a/long/name/two.qcow2", "qcow2" },
+				   { longer, "raw" },
+				   { "/some/where/three.qcow2", "qcow2" },
+				   { NULL, NULL } };
+
+	(void)state;
+	memset(longer, 'x', sizeof(longer) - 1);
+	for (unsigned int shape = 0; shape < 3; shape++) {
+		struct scene s = { .opts = { .size = 8 << 20,
+					     .cluster_bits = shape == 1 ? 16 : 12,
+					     .version = shape == 2 ? 2 : 3,
+					     .backing_file = names[0][0],
+					     .backing_format = names[0][1] } };
+
+		scene_new(&s, 0);
+		for (size_t i = 1; i < ARRAY_SIZE(names); i++) {
+			size_t before = s.log.n;
+
+			q_ok(qcow2_set_backing(s.img, names[i][0], names[i][1], &s.e), &s.e);
+			for (size_t n = before + 1; n <= s.log.n; n++)
+				for (unsigned int draw = 0; draw < 20; draw++)
+					one_of_two(&s, n, names[i - 1], names[i]);
+		}
+		scene_done(&s);
+	}
+}
+
+/* What QEMU reads: as it was, then zeros; nothing of what lay behind the old end is seen. */
+static void reads_grown(const char *name, uint64_t size)
+{
+	q_run("truncate -s %llu want.raw && qemu-img compare -q -f qcow2 -F raw %s want.raw",
+	      (unsigned long long)size, name);
+}
+
+/* After any crash the disk has its old size or its new one, and its content. */
+static void one_of_two_sizes(const struct scene *s, size_t n, uint64_t old, uint64_t new)
+{
+	struct qcow2_info info;
+	struct q_file *f;
+	struct qcow2 *img;
+
+	survive(s, n, q_rand(10) == 0);
+	f = q_open_file("crash.qcow2", s->flags & Q_BDEV);
+	img = q_open(f, 0);
+	qcow2_get_info(img, &info);
+	assert_true(info.virtual_size == new || (info.virtual_size == old && n < s->log.n));
+	qcow2_close(img);
+	q_close_file(f);
+	if (q_rand(8) == 0)
+		reads_grown("crash.qcow2", info.virtual_size);
+}
+
+/* Inside the table, into a new one of more clusters, from nothing; with a tail in its last cluster. */
+static void crash_in_growth(void **state)
+{
+	static const uint64_t sizes[][3] = { { 1 << 20, 3 << 20, 4 << 20 },
+					     { 5 << 20, 1200 << 20, 2300ull << 20 },
+					     { (3 << 20) + 512, (3 << 20) + 1024, 3000ull << 20 },
+					     { 0, 512, 1100 << 20 } };
+
+	(void)state;
+	for (size_t k = 0; k < 2 * ARRAY_SIZE(sizes); k++) {
+		const uint64_t *z = sizes[k / 2];
+		struct scene s = { .opts = { .size = z[0], .cluster_bits = 12, .version = 2 + k % 2 } };
+		uint64_t size = z[0];
+		uint8_t buf[8];
+
+		scene_new(&s, 0);
+		qcow2_close(s.img);
+		/* data at both ends, and rubbish behind the end of the last cluster */
+		q_run("cp c.qcow2 w.qcow2 && truncate -s %llu want.raw", (unsigned long long)size);
+		if (size) {
+			q_run("qemu-img resize -q -f qcow2 c.qcow2 %llu && "
+			      "qemu-io -f qcow2 -c 'write -q -P 7 0 64k' -c 'write -q -P 8 %llu 4k' c.qcow2 && "
+			      "qemu-img convert -f qcow2 -O raw c.qcow2 want.raw && "
+			      "truncate -s %llu want.raw",
+			      (unsigned long long)round_up_to(size, 4096),
+			      (unsigned long long)(round_up_to(size, 4096) - 4096),
+			      (unsigned long long)size);
+			/* the old size again, as somebody who does not wipe writes it */
+			put64(buf, size);
+			q_ok(s.f->io->pwrite(s.f->io, buf, sizeof(buf), H_SIZE, &s.e), &s.e);
+		}
+		q_copy("c.qcow2", "c0.qcow2");
+		q_ok(qcow2_open(&s.log.io, QCOW2_WRITABLE, &s.img, &s.e), &s.e);
+		for (size_t i = 1; i < 3; i++) {
+			size_t before = s.log.n;
+
+			q_ok(qcow2_grow(s.img, z[i], 0, &s.e), &s.e);
+			for (size_t n = before + 1; n <= s.log.n; n++)
+				one_of_two_sizes(&s, n, size, z[i]);
+			size = z[i];
+		}
+		q_check_clean("c.qcow2", s.img, 0);
+		reads_grown("c.qcow2", size);
+		assert_int_equal(qcow2_grow(s.img, size - 512, 0, NULL), -EINVAL);
+		scene_done(&s);
+	}
+}
+
+/* The same above a longer backing file, of which no more may be seen at any instant. */
+static void crash_in_hidden_growth(void **state)
+{
+	static const uint64_t sizes[][3] = { { 1 << 20, 3 << 20, 4 << 20 },
+					     { 5 << 20, 1200 << 20, 2300ull << 20 },
+					     { 2 << 20, (2 << 20) + 512, 9 << 20 },
+					     { 0, 4096, 1100 << 20 } };
+	const uint64_t longer = 1500 << 20;
+
+	(void)state;
+	q_run("truncate -s %llu b.raw && qemu-io -f raw -c 'write -q -P 5 0 9M' -c 'write -q -P 6 1190M 20M' b.raw",
+	      (unsigned long long)longer);
+	for (size_t k = 0; k < ARRAY_SIZE(sizes); k++) {
+		const uint64_t *z = sizes[k];
+		struct scene s = { .opts = { .size = z[0],
+					     .cluster_bits = 12,
+					     .backing_file = "b.raw",
+					     .backing_format = "raw" } };
+
+		scene_new(&s, 0);
+		q_run("cp --sparse=always b.raw want.raw && truncate -s %llu want.raw",
+		      (unsigned long long)z[0]);
+		for (size_t i = 1; i < 3; i++) {
+			size_t before = s.log.n;
+
+			q_ok(qcow2_grow(s.img, z[i], longer, &s.e), &s.e);
+			for (size_t n = before + 1; n <= s.log.n; n++)
+				one_of_two_sizes(&s, n, z[i - 1], z[i]);
+		}
+		q_check_clean("c.qcow2", s.img, 0);
+		reads_grown("c.qcow2", z[2]);
+		scene_done(&s);
+	}
+}
+
+/* Version 2 has no zeros; an old end amid a cluster that comes from below can't be hidden. */
+static void hidden_growth_refused(void **state)
+{
+	(void)state;
+	q_run("truncate -s 8M b.raw");
+	for (unsigned int version = 2; version <= 3; version++) {
+		struct scene s = { .opts = { .size = (1 << 20) + (version == 3) * 512,
+					     .version = version,
+					     .backing_file = "b.raw",
+					     .backing_format = "raw" } };
+
+		scene_new(&s, 0);
+		assert_int_equal(qcow2_grow(s.img, 4 << 20, 8 << 20, NULL), -EOPNOTSUPP);
+		assert_int_equal(s.log.n, 0);
+		q_ok(qcow2_grow(s.img, 4 << 20, 1 << 20, &s.e), &s.e);
+		scene_done(&s);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(crash_in_changes),
-		cmocka_unit_test(crash_in_table_growth),
-		cmocka_unit_test(promises_hold),
-		cmocka_unit_test(few_flushes),
-		cmocka_unit_test(failing_writes),
-		cmocka_unit_test(no_space),
-		cmocka_unit_test(crash_in_create),
+		cmocka_unit_test(crash_in_changes), cmocka_unit_test(crash_in_table_growth),
+		cmocka_unit_test(promises_hold),    cmocka_unit_test(few_flushes),
+		cmocka_unit_test(failing_writes),   cmocka_unit_test(no_space),
+		cmocka_unit_test(crash_in_create),  cmocka_unit_test(crash_in_set_backing),
+		cmocka_unit_test(crash_in_growth),  cmocka_unit_test(crash_in_hidden_growth),
+		cmocka_unit_test(hidden_growth_refused),
 	};
 
 	return cmocka_run_group_tests(tests, q_setup, q_teardown);

@@ -77,7 +77,7 @@ static unsigned int try(const uint8_t *data, size_t size, bool bdev)
 	struct qmem m;
 	unsigned int good;
 
-	alarm(60); /* a hang ends the program */
+	alarm(240); /* a hang ends the program */
 	qmem_init(&m, data, size, bdev ? size : 0);
 	good = qmem_exercise(&m);
 	qmem_done(&m);

@@ -9,6 +9,7 @@
 #ifndef LIVECHAIN_CLEANUP_H
 #define LIVECHAIN_CLEANUP_H
 
+#include <dirent.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -35,6 +36,8 @@ static inline void closep(int *fd)
 		if (*p)                      \
 			destroy(*p);         \
 	}
+
+DEFINE_CLEANUP(DIR, closedir)
 
 /* The value of @p; @p is NULL afterwards, so its cleanup does nothing. */
 #define take_ptr(p)                     \

@@ -55,12 +55,14 @@ enum {
 #define EXT_BITMAPS	   0x23852875u
 #define EXT_LUKS	   0x0537be77u
 #define EXT_DATA_FILE	   0x44415441u
+#define EXT_INVALID	   0x4c436976u /* "LCiv", ours: why the content is no longer right */
 
 #define FEATURE_ENTRY_SIZE 48
 
 /* Limits, QEMU's. */
 #define MAX_BACKING_NAME   1023u
 #define MAX_BACKING_FORMAT 15u
+#define MAX_INVALID_TEXT   1023u
 #define MAX_L1_BYTES	   (32u << 20)
 #define MAX_REFTABLE_BYTES (8u << 20)
 #define MAX_SNAPSHOTS	   65536u

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * Writing the header. It is in the first cluster, and so are all its extensions
- * and the backing file's name: one write replaces them. What we do not know
+ * and the backing file's name. Another backing file comes with one sector (I17), where the header
+ * has room for that; else one write replaces it all. What we do not know
  * (fields behind ours, extensions) is kept as it is.
  */
 #include <errno.h>
@@ -102,7 +103,7 @@ static void put_backing(struct writer *w, const char *file)
 	put_bytes(w, file, len);
 }
 
-/* All extensions of @raw but the backing format's. */
+/* All extensions of @raw but those that are written anew. */
 static void copy_extensions(struct writer *w, const uint8_t *raw, size_t pos, size_t end)
 {
 	while (end - pos >= 8) {
@@ -111,7 +112,7 @@ static void copy_extensions(struct writer *w, const uint8_t *raw, size_t pos, si
 		pos += 8;
 		if (magic == EXT_END || len > end - pos)
 			return;
-		if (magic != EXT_BACKING_FORMAT)
+		if (magic != EXT_BACKING_FORMAT && magic != EXT_INVALID)
 			put_ext(w, magic, raw + pos, len);
 		pos += round_up_to(len, 8);
 		if (pos > end)
@@ -141,18 +142,142 @@ static int too_large(const struct qio *io, struct err *e)
 		       "use a shorter name");
 }
 
-/* Into @buf, a zeroed cluster, what the header @raw becomes with another backing file. */
+/* Into @buf, a zeroed cluster, what the header @raw becomes with these words (NULL: without). */
 static int rebuild(struct qcow2 *img, const uint8_t *raw, uint8_t *buf, const char *file,
-		   const char *format, struct err *e)
+		   const char *format, const char *invalid, struct err *e)
 {
 	struct writer w = { .buf = buf, .size = img->cluster_size };
 
 	put_bytes(&w, raw, img->hdr.length);
-	if (file)
+	if (format)
 		put_ext(&w, EXT_BACKING_FORMAT, format, strlen(format));
+	if (invalid)
+		put_ext(&w, EXT_INVALID, invalid, strlen(invalid));
 	copy_extensions(&w, raw, img->hdr.length, ext_end(img));
 	put_backing(&w, file);
 	return w.full ? too_large(img->io, e) : 0;
+}
+
+/* ---- a change in place ---------------------------------------------------------------- */
+
+#define SECTOR 512u /* what a disk writes whole or not at all */
+
+/* Where things are in the first cluster. */
+struct layout {
+	size_t format, format_room; /* the backing format's extension; 0: there is none */
+	size_t end;		    /* behind the last extension */
+};
+
+static bool find_layout(const struct qcow2 *img, const uint8_t *raw, struct layout *l)
+{
+	size_t pos = img->hdr.length, end = ext_end(img);
+
+	*l = (struct layout){ 0 };
+	while (pos <= end && end - pos >= 8) {
+		uint32_t magic = get32(raw + pos), len = get32(raw + pos + 4);
+
+		if (magic == EXT_END) {
+			l->end = pos + 8;
+			return true;
+		}
+		if (len > end - pos - 8)
+			return false;
+		if (magic == EXT_BACKING_FORMAT) {
+			l->format = pos;
+			l->format_room = round_up_to(len, 8);
+		}
+		pos += 8 + round_up_to(len, 8);
+	}
+	return false;
+}
+
+static bool overlaps(size_t a, size_t na, size_t b, size_t nb)
+{
+	return a < b + nb && b < a + na;
+}
+
+/* A place for a name of @len bytes that leaves the present one as it is; 0: none. */
+static size_t find_place(const struct qcow2 *img, const struct layout *l, size_t len)
+{
+	size_t old = img->hdr.backing_off, old_len = old ? img->hdr.backing_len : 0;
+	size_t at = l->end;
+
+	if (overlaps(at, len, old, old_len))
+		at = old + old_len;
+	return at + len <= img->cluster_size ? at : 0;
+}
+
+/*
+ * @buf, the header as it is, gets another backing file such that one sector, the first, makes the
+ * difference: the name goes elsewhere, the format's name to where the old one is. Without a backing
+ * file the format stays and means nothing. False: it can't be done so.
+ */
+static bool change_in_place(struct qcow2 *img, uint8_t *buf, const char *file, const char *format,
+			    size_t *ret_place)
+{
+	size_t len = file ? strlen(file) : 0, flen = file ? strlen(format) : 0, at = 0;
+	struct layout l;
+
+	if (file) {
+		if (!find_layout(img, buf, &l))
+			return false;
+		at = find_place(img, &l, len);
+		if (!at || !l.format || l.format_room != round_up_to(flen, 8) ||
+		    l.format + 8 + l.format_room > SECTOR)
+			return false;
+		memset(buf + l.format + 8, 0, l.format_room);
+		memcpy(buf + l.format + 8, format, flen);
+		put32(buf + l.format + 4, flen);
+		memcpy(buf + at, file, len);
+	}
+	put64(buf + H_BACKING_OFFSET, at);
+	put32(buf + H_BACKING_SIZE, len);
+	*ret_place = at;
+	return true;
+}
+
+static int write_durably(struct qcow2 *img, const uint8_t *buf, size_t from, size_t to,
+			 struct err *e)
+{
+	int r = from < to ? img->io->pwrite(img->io, buf + from, to - from, from, e) : 0;
+
+	return r || from >= to ? r : img->io->flush(img->io, e);
+}
+
+/* The name; then the sector that leads to it; the old name is wiped out. */
+static int write_in_place(struct qcow2 *img, uint8_t *buf, size_t at, size_t len, struct err *e)
+{
+	size_t old = img->hdr.backing_off, old_len = old ? img->hdr.backing_len : 0;
+	int r;
+
+	r = write_durably(img, buf, at < SECTOR ? SECTOR : at, at + len, e);
+	if (!r)
+		r = write_durably(img, buf, 0, SECTOR, e); /* a cluster has one at least */
+	if (r || !old_len)
+		return r;
+	memset(buf + old, 0, old_len);
+	return img->io->pwrite(img->io, buf + old, old_len, old, e);
+}
+
+static int write_header(struct qcow2 *img, uint8_t *raw, uint8_t *buf, const char *file,
+			const char *format, struct err *e)
+{
+	size_t at;
+	int r;
+
+	memcpy(buf, raw, img->cluster_size);
+	if (change_in_place(img, buf, file, format, &at)) {
+		r = write_in_place(img, buf, at, file ? strlen(file) : 0, e);
+	} else {
+		memset(buf, 0, img->cluster_size);
+		r = rebuild(img, raw, buf, file, file ? format : NULL, img->invalid, e);
+		if (r < 0)
+			return r;
+		r = write_durably(img, buf, 0, img->cluster_size, e);
+	}
+	if (r < 0)
+		img->failed = true;
+	return r;
 }
 
 static int __set_backing(struct qcow2 *img, const char *file, const char *format, struct err *e)
@@ -168,16 +293,9 @@ static int __set_backing(struct qcow2 *img, const char *file, const char *format
 	r = img->io->pread(img->io, raw, img->cluster_size, 0, e);
 	if (r < 0)
 		return r;
-	r = rebuild(img, raw, buf, file, format, e);
+	r = write_header(img, raw, buf, file, format, e);
 	if (r < 0)
 		return r;
-	r = img->io->pwrite(img->io, buf, img->cluster_size, 0, e);
-	if (r == 0)
-		r = img->io->flush(img->io, e);
-	if (r < 0) {
-		img->failed = true;
-		return r;
-	}
 	free(img->backing_file);
 	free(img->backing_format);
 	img->backing_file = take_ptr(new_file);
@@ -197,6 +315,44 @@ int qcow2_set_backing(struct qcow2 *img, const char *file, const char *format, s
 	r = __change_begin(img, e);
 	if (r == 0)
 		r = __set_backing(img, file, format, e);
+	pthread_mutex_unlock(&img->lock);
+	return r;
+}
+
+/* Written as a whole: should it tear, nothing is lost that may be used. */
+static int __set_invalid(struct qcow2 *img, const char *why, struct err *e)
+{
+	_cleanup_free_ uint8_t *raw = buf_new(img->cluster_size, e);
+	_cleanup_free_ uint8_t *buf = buf_new(img->cluster_size, e);
+	_cleanup_free_ char *text = strndup(why, MAX_INVALID_TEXT);
+	int r;
+
+	if (!raw || !buf || !text)
+		return err_set(e, ENOMEM, "out of memory");
+	r = img->io->pread(img->io, raw, img->cluster_size, 0, e);
+	if (!r)
+		r = rebuild(img, raw, buf, img->backing_file, img->backing_format, text, e);
+	if (r < 0)
+		return r;
+	r = write_durably(img, buf, 0, img->cluster_size, e);
+	if (r < 0) {
+		img->failed = true;
+		return r;
+	}
+	free(img->invalid);
+	img->invalid = take_ptr(text);
+	img->hdr.backing_off = get64(buf + H_BACKING_OFFSET);
+	return 0;
+}
+
+int qcow2_set_invalid(struct qcow2 *img, const char *why, struct err *e)
+{
+	int r;
+
+	pthread_mutex_lock(&img->lock);
+	r = __change_begin(img, e);
+	if (r == 0)
+		r = __set_invalid(img, why, e);
 	pthread_mutex_unlock(&img->lock);
 	return r;
 }

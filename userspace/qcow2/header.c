@@ -274,6 +274,11 @@ static int parse_ext(struct qcow2 *img, uint32_t magic, const uint8_t *p, uint32
 		if (img->hdr.has_bitmaps)
 			return img_err(img->io, e, EINVAL, "two bitmaps extensions");
 		return parse_bitmaps_ext(img, p, len, e);
+	case EXT_INVALID:
+		if (img->invalid || len > MAX_INVALID_TEXT)
+			return img_err(img->io, e, EINVAL,
+				       "the mark of an invalid image is damaged");
+		return dup_string(img, "reason in the mark", p, len, &img->invalid, e);
 	case EXT_FEATURE_NAMES:
 		return 0;
 	default:
@@ -325,6 +330,10 @@ static int parse_all(struct qcow2 *img, const uint8_t *raw, struct err *e)
 	if (r == 0 && img->hdr.backing_off && img->hdr.backing_len)
 		r = dup_string(img, "backing file's name", raw + img->hdr.backing_off,
 			       img->hdr.backing_len, &img->backing_file, e);
+	if (!img->backing_file) { /* qcow2_set_backing() leaves a format alone: it means nothing */
+		free(img->backing_format);
+		img->backing_format = NULL;
+	}
 	return r;
 }
 

@@ -27,6 +27,7 @@ void qcow2_close(struct qcow2 *img)
 	free(img->l1);
 	free(img->backing_file);
 	free(img->backing_format);
+	free(img->invalid);
 	pthread_mutex_destroy(&img->lock);
 	free(img);
 }
@@ -79,6 +80,7 @@ void qcow2_get_info(struct qcow2 *img, struct qcow2_info *ret)
 		.region_size = region_size(img),
 		.backing_file = img->backing_file,
 		.backing_format = img->backing_format,
+		.invalid = img->invalid,
 		.refcount_bits = 1u << h->refcount_order,
 		.snapshots = h->nb_snapshots,
 		.has_bitmaps = h->has_bitmaps && (h->autoclear & AUTOCLEAR_BITMAPS),

@@ -104,7 +104,7 @@ struct qcow2 {
 	bool begun;  /* qcow2_begin_write() has been done */
 	bool failed; /* a metadata write failed: no more changes */
 	struct header hdr;
-	char *backing_file, *backing_format;
+	char *backing_file, *backing_format, *invalid;
 	uint64_t cluster_size;
 	unsigned int l2_bits; /* an L2 table has 1 << l2_bits entries */
 	uint64_t *l1;	      /* CPU byte order */
@@ -250,6 +250,25 @@ void plan_done(struct alloc_plan *p);
 int __change_begin(struct qcow2 *img, struct err *e);
 int __free_clusters(struct qcow2 *img, const struct qcow2_range *v, size_t n, unsigned int flags,
 		    struct err *e);
+
+/* ---- hide.c ---------------------------------------------------------------------------- */
+
+/* What a longer backing file must not show where an image grows. */
+struct hide {
+	uint64_t end;		  /* of the backing file, in the guest's disk; a cluster's end */
+	uint64_t first;		  /* L1 entry of the first new table */
+	struct alloc_plan tables; /* new L2 tables, which all say zeros */
+};
+
+/* To be called first, without the lock: checks, and a table of its own where the old end lies. */
+int hide_begin(struct qcow2 *img, struct hide *h, uint64_t size, struct err *e);
+/* Writes the entries; the old size does not show them. Flushed with what comes next. */
+int __hide(struct qcow2 *img, struct hide *h, struct err *e);
+/* The size stays as it was. */
+void __hide_undo(struct qcow2 *img, struct hide *h);
+void hide_fill_l1(const struct qcow2 *img, const struct hide *h, uint64_t *l1);
+/* The new tables are part of the image. */
+int __hide_end(struct qcow2 *img, const struct hide *h);
 
 /* ---- refs.c ---------------------------------------------------------------------------- */
 

@@ -83,6 +83,7 @@ struct qcow2_info {
 	uint64_t region_size;	    /* guest bytes that one L2 table maps */
 	const char *backing_file;   /* NULL: none; as written, not resolved */
 	const char *backing_format; /* NULL: not recorded */
+	const char *invalid;	    /* why it must not be used any more; NULL: it may */
 	uint32_t refcount_bits;	    /* 1, 2, 4 .. 64 */
 	uint32_t snapshots;	    /* internal ones */
 	bool has_bitmaps;	    /* a bitmaps extension is there and valid */
@@ -94,7 +95,7 @@ struct qcow2_info {
 	uint64_t host_size; /* of the image file, as the library knows it */
 };
 
-/* Strings live until qcow2_set_backing() or qcow2_close(). */
+/* Strings live until qcow2_set_backing(), qcow2_set_invalid() or qcow2_close(). */
 void qcow2_get_info(struct qcow2 *img, struct qcow2_info *ret);
 
 /* ---- reading the map --------------------------------------------------- */
@@ -230,6 +231,21 @@ int qcow2_reclaim(struct qcow2 *img, const struct qcow2_range *candidates, size_
  * when it does not fit the first cluster. The caller answers for the content.
  */
 int qcow2_set_backing(struct qcow2 *img, const char *file, const char *format, struct err *e);
+
+/*
+ * Makes the disk in it @size bytes large (a multiple of 512, not less than now; the same is no error): what
+ * is gained reads as zeros. @backing_size is that of the backing file, 0 if there is none: where it is longer
+ * than the old size, L2 entries say zeros. -EOPNOTSUPP: that can't be done in version 2, or with an old end
+ * amid an unallocated cluster. In use, only while nobody writes near its old end. -ENOSPC: nothing was changed.
+ */
+int qcow2_grow(struct qcow2 *img, uint64_t size, uint64_t backing_size, struct err *e);
+
+/*
+ * Marks an image whose content is no longer right; @why is the reason (cut behind 1023 bytes). A
+ * header extension of ours, which QEMU keeps and does not look at. The library opens such an image
+ * still: who opens it looks at qcow2_info.invalid. Errors as above.
+ */
+int qcow2_set_invalid(struct qcow2 *img, const char *why, struct err *e);
 
 /* ---- create, check ------------------------------------------------------ */
 
