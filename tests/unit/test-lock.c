@@ -121,13 +121,13 @@ static pid_t hold_by_qemu(const char *options, int *ret_stdin)
 	}
 	close(in[0]);
 	fd = open_image();
-	for (tries = 0; tries < 500; tries++) {
+	for (tries = 0; tries < 3000; tries++) {
 		if (image_lock_test(fd, image, IMAGE_PERM_WRITE, 0, NULL))
 			break;
 		usleep(20000);
 	}
 	close(fd);
-	assert_true(tries < 500);
+	assert_true(tries < 3000);
 	*ret_stdin = in[1];
 	return pid;
 }

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <time.h>
 
 #include "image/lock.h"
 
@@ -147,30 +148,32 @@ void image_unlock(int fd, struct image_lock *l)
 	*l = (struct image_lock){ 0, 0 };
 }
 
-int image_lock_move(int from_fd, struct image_lock *from, int to_fd, const char *path,
+int image_lock_join(int own_fd, struct image_lock *own, int fd, const char *path,
 		    struct image_lock want, struct image_lock *ret, struct err *e)
 {
-	struct image_lock back = *from, none = { 0, 0 };
+	struct image_lock was = *own;
 	int r;
 
-	r = take_bytes(to_fd, path, PERM_BASE, 0, want.perm, e);
+	r = take_bytes(fd, path, PERM_BASE, 0, want.perm, e);
 	if (!r)
-		r = take_bytes(to_fd, path, SHARED_BASE, 0, want.unshared, e);
-	if (!r) {
-		image_unlock(from_fd, from);
-		r = image_lock_test(to_fd, path, want.perm, want.unshared, e);
+		r = take_bytes(fd, path, SHARED_BASE, 0, want.unshared, e);
+	if (!r) { /* others are kept out by the new ones meanwhile */
+		image_unlock(own_fd, own);
+		r = image_lock_test(fd, path, want.perm, want.unshared, e);
+		if (!take_bytes(own_fd, path, PERM_BASE, 0, was.perm, NULL) &&
+		    !take_bytes(own_fd, path, SHARED_BASE, 0, was.unshared, NULL))
+			*own = was;
 	}
-	if (!r) {
+	if (r)
+		image_unlock(fd, &want);
+	else
 		*ret = want;
-		return 0;
-	}
-	/* Others were kept out by the new ones so far. */
-	if (!from->perm && !take_bytes(from_fd, path, PERM_BASE, 0, back.perm, NULL) &&
-	    !take_bytes(from_fd, path, SHARED_BASE, 0, back.unshared, NULL))
-		*from = back;
-	none = want;
-	image_unlock(to_fd, &none);
 	return r;
+}
+
+bool image_lock_held(int fd)
+{
+	return image_lock_test(fd, "", IMAGE_PERM_WRITE, 0, NULL) != 0;
 }
 
 /* How many descriptions have a lock on @byte of @fd's file; 0 also if the kernel does not tell. */
@@ -199,6 +202,19 @@ static int count_locks(int fd, int byte)
 	return n;
 }
 
+/* A loop device that has just gone keeps its locks for a moment: who looks at it has it open. */
+static bool one_lock(int fd, int byte)
+{
+	struct timespec nap = { 0, 10000000 };
+	int n = count_locks(fd, byte);
+
+	for (int i = 0; i < 100 && n > 1; i++) {
+		nanosleep(&nap, NULL);
+		n = count_locks(fd, byte);
+	}
+	return n == 1;
+}
+
 int image_lock_beside(int fd, const char *path, unsigned perm, unsigned unshared,
 		      struct image_lock *ret, struct err *e)
 {
@@ -206,7 +222,7 @@ int image_lock_beside(int fd, const char *path, unsigned perm, unsigned unshared
 	int i, r;
 
 	for (i = 0; i < NR_PERMS; i++)
-		if ((perm & IMAGE_LOCK_UNSHARED & (1u << i)) && count_locks(fd, SHARED_BASE + i) != 1)
+		if ((perm & IMAGE_LOCK_UNSHARED & (1u << i)) && !one_lock(fd, SHARED_BASE + i))
 			return err_set(e, EAGAIN,
 				       "Failed to get \"%s\" lock. Is another process using the image [%s]?",
 				       perm_names[i], path);

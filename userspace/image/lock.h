@@ -11,6 +11,8 @@
 #ifndef LIVECHAIN_IMAGE_LOCK_H
 #define LIVECHAIN_IMAGE_LOCK_H
 
+#include <stdbool.h>
+
 #include "../lib/err.h"
 
 /* QEMU's permissions; a set of them is an unsigned. */
@@ -47,11 +49,14 @@ int image_lock(int fd, const char *path, unsigned perm, unsigned unshared, struc
 	       struct err *e);
 
 /*
- * Moves what @from_fd holds to another description of the same file, as @want, so that at no
- * instant the file is free for others. On failure @from_fd holds what it held before.
+ * Takes @want on the description @fd as image_lock_change() does, beside @own, which the
+ * description @own_fd of the same user holds and keeps. Others find the image locked all the time.
  */
-int image_lock_move(int from_fd, struct image_lock *from, int to_fd, const char *path,
+int image_lock_join(int own_fd, struct image_lock *own, int fd, const char *path,
 		    struct image_lock want, struct image_lock *ret, struct err *e);
+
+/* Does another description keep writers out? */
+bool image_lock_held(int fd);
 
 /*
  * Takes @perm and @unshared on @fd, beside another description that is known to hold locks of ours
