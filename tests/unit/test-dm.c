@@ -19,6 +19,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -430,6 +431,25 @@ static void *read_upper(void *arg)
 	return NULL;
 }
 
+/* Requests that the device has begun and not ended. */
+static unsigned int inflight(const char *name)
+{
+	unsigned int reads = 0, writes = 0;
+	struct dm_dev_info info;
+	struct err e = ERR_INIT;
+	char path[64];
+	FILE *f;
+
+	no_err(dm_get_info(name, &info, &e), &e);
+	snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/inflight", major(info.devno),
+		 minor(info.devno));
+	f = fopen(path, "re");
+	assert_non_null(f);
+	assert_int_equal(fscanf(f, "%u %u", &reads, &writes), 2);
+	fclose(f);
+	return reads + writes;
+}
+
 static int suspended_upper;
 
 static void *suspend_upper(void *arg)
@@ -456,7 +476,9 @@ static void a_blocked_suspend_blocks_nothing_else(void **state)
 	suspended_upper = 0;
 	no_err(dm_suspend(lower, true, &e), &e);
 	assert_int_equal(pthread_create(&reader, NULL, read_upper, &got), 0);
-	usleep(300000);
+	for (int tries = 0; !inflight(upper) && tries < 3000; tries++)
+		usleep(20000);
+	assert_int_equal(inflight(upper), 1);
 	assert_int_equal(pthread_create(&suspender, NULL, suspend_upper, NULL), 0);
 	usleep(300000);
 	assert_int_equal(__atomic_load_n(&suspended_upper, __ATOMIC_SEQ_CST), 0);

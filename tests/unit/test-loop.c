@@ -86,7 +86,7 @@ static bool is_gone(int number)
 {
 	int tries;
 
-	for (tries = 0; tries < 250 && in_use(number); tries++)
+	for (tries = 0; tries < 1500 && in_use(number); tries++)
 		usleep(20000);
 	return !in_use(number);
 }
@@ -269,12 +269,12 @@ static void locks_outlive_a_killed_daemon(void **state)
 	assert_int_equal(image_lock_test(other, image, 0, IMAGE_PERM_WRITE, NULL), -EAGAIN);
 	close(holder);
 	assert_true(is_gone(number));
-	for (status = 0; status < 250; status++) { /* the file goes shortly after */
+	for (status = 0; status < 1500; status++) { /* the file goes shortly after */
 		if (!image_lock_test(other, image, IMAGE_PERM_WRITE, IMAGE_PERM_WRITE, NULL))
 			break;
 		usleep(20000);
 	}
-	assert_true(status < 250);
+	assert_true(status < 1500);
 }
 
 #define RACERS 6

@@ -235,19 +235,28 @@ static void wait_for_udev(uint32_t cookie)
 	pthread_mutex_unlock(&node_lock);
 }
 
-/* As run(), for a request that makes or removes nodes. */
-static int run_with_nodes(struct dm_task *t, const char *doing, const char *name, struct err *e)
+/* As run(), for a request that makes or removes nodes: which is left to wait_for_udev(@ret_cookie). */
+static int run_before_udev(struct dm_task *t, const char *doing, const char *name,
+			   uint32_t *ret_cookie, struct err *e)
 {
 	_cleanup_close_ int mark = kmsg_mark();
-	uint32_t cookie = 0;
 	int r;
 
+	*ret_cookie = 0;
 	last_log[0] = '\0';
-	if (!dm_task_set_cookie(t, &cookie, UDEV_FLAGS))
+	if (!dm_task_set_cookie(t, ret_cookie, UDEV_FLAGS))
 		return err_set(e, EIO, "cannot %s '%s': no udev cookie: %s", doing, name, last_log);
 	pthread_mutex_lock(&node_lock);
 	r = change(t, doing, name, mark, e);
 	pthread_mutex_unlock(&node_lock);
+	return r;
+}
+
+static int run_with_nodes(struct dm_task *t, const char *doing, const char *name, struct err *e)
+{
+	uint32_t cookie;
+	int r = run_before_udev(t, doing, name, &cookie, e);
+
 	wait_for_udev(cookie);
 	return r;
 }
@@ -356,12 +365,13 @@ int dm_suspend(const char *name, bool noflush, struct err *e)
 	return r ? err_set(e, why.code, "%s", why.msg) : 0;
 }
 
-int dm_resume(const char *name, struct err *e)
+int dm_resume_now(const char *name, uint32_t *ret_cookie, struct err *e)
 {
 	_cleanup_(dm_task_destroyp) struct dm_task *t = NULL;
 	struct dm_dev_info info;
 	int r;
 
+	*ret_cookie = 0;
 	/*
 	 * With a new table the resume of a running device suspends it first; that
 	 * may wait for I/O and must not happen under node_lock.
@@ -372,7 +382,22 @@ int dm_resume(const char *name, struct err *e)
 	if (r)
 		return r;
 	t = new_task(DM_DEVICE_RESUME, name, &r, e);
-	return t ? run_with_nodes(t, "resume", name, e) : r;
+	return t ? run_before_udev(t, "resume", name, ret_cookie, e) : r;
+}
+
+/* Without udev there is no cookie, and it is here that libdm makes the nodes. */
+void dm_resume_wait(uint32_t cookie)
+{
+	wait_for_udev(cookie);
+}
+
+int dm_resume(const char *name, struct err *e)
+{
+	uint32_t cookie;
+	int r = dm_resume_now(name, &cookie, e);
+
+	dm_resume_wait(cookie);
+	return r;
 }
 
 static int remove_once(const char *name, struct err *e)

@@ -104,6 +104,12 @@ int dm_suspend(const char *name, bool noflush, struct err *e);
  * a guest's disk: no file system, partition or LVM rules.
  */
 int dm_resume(const char *name, struct err *e);
+/*
+ * The same in two steps, where others are held meanwhile: I/O goes on when the first returns;
+ * the second, which always follows, waits for udev.
+ */
+int dm_resume_now(const char *name, uint32_t *ret_cookie, struct err *e);
+void dm_resume_wait(uint32_t cookie);
 
 /*
  * Removes the device. A short-lived opener (udev, blkid) is waited for, for

@@ -20,12 +20,6 @@ static void fclosep(FILE **f)
 		fclose(*f);
 }
 
-static void closedirp(DIR **d)
-{
-	if (*d)
-		closedir(*d);
-}
-
 static void add(char *buf, size_t len, const char *what, const char *name)
 {
 	size_t n = strlen(buf);

@@ -21,12 +21,6 @@
 #define ATTACH_TRIES 64
 #define LOOP_TAG     "livechain" /* lo_file_name of ours: shown by losetup */
 
-static void closedirp(DIR **d)
-{
-	if (*d)
-		closedir(*d);
-}
-
 static void describe(struct loop_dev *dev, const struct loop_info64 *info)
 {
 	dev->direct_io = info->lo_flags & LO_FLAGS_DIRECT_IO;
@@ -194,9 +188,9 @@ static int open_used(int number, struct loop_dev *dev, struct loop_info64 *info)
 	return 0;
 }
 
-/* @modes: bit 0, one that can be written; bit 1, one that is read-only. */
-static int find(dev_t devno, ino_t ino, uint64_t offset, unsigned modes, struct loop_dev *ret,
-		struct err *e)
+/* @modes: bit 0, one that can be written; bit 1, one that is read-only. @only: 0, or its number. */
+static int find(dev_t devno, ino_t ino, uint64_t offset, unsigned modes, dev_t only,
+		struct loop_dev *ret, struct err *e)
 {
 	_cleanup_(closedirp) DIR *d = opendir("/sys/block");
 	struct dirent *de;
@@ -216,7 +210,7 @@ static int find(dev_t devno, ino_t ino, uint64_t offset, unsigned modes, struct 
 		if (access(backing, F_OK) || open_used(number, &dev, &info))
 			continue;
 		if (info.lo_device == devno && info.lo_inode == ino && info.lo_offset == offset &&
-		    (modes & (dev.read_only ? 2 : 1))) {
+		    (modes & (dev.read_only ? 2 : 1)) && (!only || dev.devno == only)) {
 			*ret = dev;
 			return 0;
 		}
@@ -227,13 +221,19 @@ static int find(dev_t devno, ino_t ino, uint64_t offset, unsigned modes, struct 
 
 int loop_find(dev_t devno, ino_t ino, uint64_t offset, struct loop_dev *ret, struct err *e)
 {
-	return find(devno, ino, offset, 3, ret, e);
+	return find(devno, ino, offset, 3, 0, ret, e);
 }
 
 int loop_find_mode(dev_t devno, ino_t ino, uint64_t offset, bool read_only, struct loop_dev *ret,
 		   struct err *e)
 {
-	return find(devno, ino, offset, read_only ? 2 : 1, ret, e);
+	return find(devno, ino, offset, read_only ? 2 : 1, 0, ret, e);
+}
+
+int loop_find_number(dev_t devno, ino_t ino, uint64_t offset, dev_t only, struct loop_dev *ret,
+		     struct err *e)
+{
+	return only ? find(devno, ino, offset, 3, only, ret, e) : -ENOENT;
 }
 
 int loop_open(dev_t devno, struct loop_dev *ret, struct err *e)

@@ -74,6 +74,10 @@ int loop_find(dev_t dev, ino_t ino, uint64_t offset, struct loop_dev *ret, struc
 int loop_find_mode(dev_t dev, ino_t ino, uint64_t offset, bool read_only, struct loop_dev *ret,
 		   struct err *e);
 
+/* As loop_find() over the file (@devno, @ino), only the device @only. */
+int loop_find_number(dev_t devno, ino_t ino, uint64_t offset, dev_t only, struct loop_dev *ret,
+		     struct err *e);
+
 /* As loop_find(), by device number (what a dm table names). -ENOENT: not a loop device in use. */
 int loop_open(dev_t devno, struct loop_dev *ret, struct err *e);
 
