@@ -88,6 +88,8 @@ static const struct request_case cases[] = {
 	  GENERIC("Invalid parameter type for 'size', expected: integer") },
 	{ ADD("{\"driver\":\"null-co\",\"filename\":\"x\"}"),
 	  GENERIC("Parameter 'filename' is unexpected") },
+	{ ADD("{\"driver\":\"null-co\",\"latency-ns\":\"1\"}"),
+	  GENERIC("Parameter 'latency-ns' expects uint64") },
 	{ ADD("{\"driver\":\"null-co\",\"latency-ns\":-1}"),
 	  GENERIC("Parameter 'latency-ns' expects uint64") },
 	{ ADD("{\"driver\":\"null-co\",\"read-only\":\"on\"}"),
@@ -105,7 +107,7 @@ static const struct request_case cases[] = {
 	  "{\"return\": {\"driver\": \"qcow2\", \"file\": \"f\", \"backing\": null}}" },
 	{ ADD("{\"driver\":\"qcow2\",\"file\":\"f\",\"backing\":{\"driver\":\"qcow2\",\"file\":{"
 	      "\"driver\":\"qcow2\",\"file\":{\"driver\":\"x\"}}}}"),
-	  GENERIC("Parameter 'backing.file.file.driver' does not accept value 'x'") },
+	  GENERIC("Parameter 'driver' does not accept value 'x'") },
 	{ ACT("{\"actions\":[]}"), "{\"return\": {\"actions\": []}}" },
 	{ ACT("{\"actions\":{}}"),
 	  GENERIC("Invalid parameter type for 'actions', expected: array") },

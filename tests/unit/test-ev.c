@@ -149,17 +149,18 @@ static void test_timers(void **state)
 	t[3] = ev_timer_new(ev, free_victim, W("b"));
 	t[4] = ev_timer_new(ev, stop, W("d"));
 	victim = ev_timer_new(ev, note, W("never"));
-	ev_timer_set(t[4], 40);
-	ev_timer_set(t[0], 30);
-	ev_timer_set(t[1], 500);
+	/* Far from each other: the process may be kept waiting between two of these. */
+	ev_timer_set(t[4], 900);
+	ev_timer_set(t[0], 600);
+	ev_timer_set(t[1], 5000);
 	ev_timer_set(t[1], 5); /* moved */
 	ev_timer_set(t[2], 6);
 	ev_timer_clear(t[2]);
-	ev_timer_set(t[3], 10);
-	ev_timer_set(victim, 10);
+	ev_timer_set(t[3], 300);
+	ev_timer_set(victim, 300);
 	assert_int_equal(ev_run(ev), 7);
 	assert_string_equal(order, "abcd");
-	assert_true(ev_now_ms() - start >= 40);
+	assert_true(ev_now_ms() - start >= 900);
 }
 
 static void defer_more(void *arg)
@@ -294,7 +295,7 @@ static void test_reserved_queue_never_waits(void **state)
 	pthread_barrier_init(&barrier, NULL, 2);
 	worker_submit(w, meet, NULL, NULL); /* blocks the only thread until the queue has run */
 	worker_submit_to(q, meet, NULL, NULL);
-	alarm(20);
+	alarm(100);
 	while (worker_pending(w))
 		ev_run_once(ev, -1);
 	alarm(0);

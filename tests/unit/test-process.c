@@ -56,7 +56,7 @@ static void run_daemon(bool ready, int expected_status)
 	}
 	close(up[1]);
 	close(gate[0]);
-	alarm(20);
+	alarm(100);
 	assert_int_equal(waitpid(starter, &status, 0), starter);
 	assert_int_equal(status, expected_status << 8);
 	assert_int_equal(read(up[0], &daemon, sizeof(daemon)), sizeof(daemon));

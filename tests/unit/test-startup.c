@@ -153,7 +153,7 @@ static int run(void (*when_ready)(void), struct err *e, const char *const *args)
 	d.worker = worker_new(d.ev, 1, e);
 	the_daemon = &d;
 	was_ready = false;
-	alarm(30);
+	alarm(100);
 	r = startup_run(&d, &o, on_ready, (void *)(uintptr_t)when_ready, e);
 	alarm(0);
 	worker_free(d.worker);

@@ -3,7 +3,7 @@
  * What a new daemon makes of the state that a former one left, with a kernel made of words:
  * one device, whose status the test says and whose messages it counts.
  *
- * LDFLAGS: -Wl,--wrap=dm_get_info,--wrap=dm_status,--wrap=dm_message,--wrap=dm_load,--wrap=dm_suspend,--wrap=dm_resume,--wrap=dm_remove,--wrap=dm_clear,--wrap=loop_attach,--wrap=loop_find,--wrap=loop_set_capacity
+ * LDFLAGS: -Wl,--wrap=dm_get_info,--wrap=dm_status,--wrap=dm_message,--wrap=dm_load,--wrap=dm_suspend,--wrap=dm_resume_now,--wrap=dm_resume_wait,--wrap=dm_remove,--wrap=dm_clear,--wrap=loop_attach,--wrap=loop_find,--wrap=loop_set_capacity
  */
 #include <errno.h>
 #include <stdio.h>
@@ -97,9 +97,25 @@ int __wrap_dm_load(const char *name, const struct dm_table *t, bool read_only, s
 		change;                                     \
 		return 0;                                   \
 	}
-WORD(dm_resume, "resume", k.suspended = false)
 WORD(dm_remove, "remove", k.there = false)
 WORD(dm_clear, "clear", k.inactive = false)
+
+int __wrap_dm_resume_now(const char *name, uint32_t *ret_cookie, struct err *e);
+int __wrap_dm_resume_now(const char *name, uint32_t *ret_cookie, struct err *e)
+{
+	(void)name;
+	(void)e;
+	*ret_cookie = 0;
+	note("resume", "");
+	k.suspended = false;
+	return 0;
+}
+
+void __wrap_dm_resume_wait(uint32_t cookie);
+void __wrap_dm_resume_wait(uint32_t cookie)
+{
+	(void)cookie;
+}
 
 int __wrap_dm_suspend(const char *name, bool noflush, struct err *e);
 int __wrap_dm_suspend(const char *name, bool noflush, struct err *e)

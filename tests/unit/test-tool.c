@@ -712,6 +712,8 @@ static void commit_completes_when_ready(void **state)
 	sent("{\"device\": \"top\", \"base-node\": \"#block7\", \"top-node\": \"top\"");
 	sent("{\"execute\": \"block-job-complete\", \"arguments\": {\"device\": \"backup-vm1\"}}");
 	assert_non_null(strstr(out, "\"deletable\": [\"/i/c\"]"));
+	sent("{\"execute\": \"blockdev-del\", \"arguments\": {\"node-name\": \"top\"}}");
+	not_sent("\"node-name\": \"root\"");
 }
 
 static void mirror_ends_as_it_was_told(void **state)
@@ -743,7 +745,8 @@ static void a_pivot_keeps_the_node(void **state)
 			     "backup-vm1"),
 			 0);
 	sent("block-job-complete");
-	not_sent("blockdev-del");
+	not_sent("\"node-name\": \"target-backup-vm1\"}}");
+	sent("{\"execute\": \"blockdev-del\", \"arguments\": {\"node-name\": \"top\"}}");
 	unlink(target("m.qcow2"));
 }
 

@@ -3,7 +3,7 @@
  * The order of a transaction's steps, with actions and devices made of words; and what a failure at
  * each step leaves. Then jobs that complete as one.
  *
- * LDFLAGS: -Wl,--wrap=view_settle,--wrap=view_suspend_now,--wrap=view_resume,--wrap=state_save,--wrap=guard_undo,--wrap=guard_keep,--wrap=event_post
+ * LDFLAGS: -Wl,--wrap=view_settle,--wrap=view_suspend_now,--wrap=view_resume_now,--wrap=view_resume_wait,--wrap=state_save,--wrap=guard_undo,--wrap=guard_keep,--wrap=event_post
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -50,10 +50,16 @@ int __wrap_view_suspend_now(struct view *v, struct err *e)
 	return step("suspend", v->dm, e);
 }
 
-int __wrap_view_resume(struct view *v, struct err *e);
-int __wrap_view_resume(struct view *v, struct err *e)
+int __wrap_view_resume_now(struct view *v, struct err *e);
+int __wrap_view_resume_now(struct view *v, struct err *e)
 {
 	return step("resume", v->dm, e);
+}
+
+void __wrap_view_resume_wait(struct view *v);
+void __wrap_view_resume_wait(struct view *v)
+{
+	(void)v;
 }
 
 int __wrap_state_save(struct err *e);

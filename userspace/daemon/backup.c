@@ -22,10 +22,15 @@
 
 static int check_source(struct backup_args *a, struct err *e)
 {
-	int r = device_find(a->device, &a->source, e);
+	int r = device_lookup_any(a->device, a->device, &a->source, e);
 
 	if (r)
 		return r;
+	if (a->source->driver == NODE_CBW)
+		return err_set(
+			e, EINVAL,
+			"Node '%s' is a copy-before-write node: what it keeps is read through a snapshot-access node",
+			a->source->name);
 	if (node_is_protocol(a->source))
 		return err_set(e, EINVAL,
 			       "Node '%s' is a protocol node: backup needs raw or qcow2 nodes",
@@ -60,15 +65,6 @@ static int check_target(const struct backup_args *a, struct err *e)
 			       dest->name);
 	if (dest->driver == NODE_RAW && !a->force)
 		return probe_refuse_used(dest->file->fd, dest->file->filename, e);
-	return 0;
-}
-
-static int check_sync(struct backup_args *a, struct err *e)
-{
-	if (streq(a->sync, "top") && a->source->backing)
-		return err_set(e, EOPNOTSUPP,
-			       "sync mode 'top' is not supported yet for an image with a backing file: use 'full'");
-	a->on_demand = streq(a->sync, "none");
 	return 0;
 }
 
@@ -112,8 +108,10 @@ static int check_common(struct json *args, struct backup_args *a, struct err *e)
 		return err_set(e, EOPNOTSUPP, "Compression is not supported for this drive");
 	if (a->speed < 0)
 		return err_set(e, EINVAL, "Parameter 'speed' expects a non-negative value");
-	if ((r = check_source(a, e)) || (r = check_sync(a, e)) || (r = check_filter(args, e)))
+	if ((r = check_source(a, e)) || (r = check_filter(args, e)))
 		return r;
+	a->on_demand = streq(a->sync, "none");
+	a->top_only = streq(a->sync, "top") && a->source->backing;
 	return check_perf(args, e);
 }
 
@@ -128,15 +126,13 @@ int backup_parse(struct json *args, struct backup_args *a, struct err *e)
 {
 	int r;
 
-	a->on_source_error = a->on_target_error = "report";
 	a->auto_finalize = a->auto_dismiss = true;
 	if ((r = json_need_str(args, "device", &a->device, e)) ||
 	    (r = json_need_str(args, "target", &a->target, e)) ||
 	    (r = json_need_str(args, "sync", &a->sync, e)) ||
 	    (r = json_opt_str(args, "job-id", &a->id, e)) ||
 	    (r = json_opt_int(args, "speed", &a->speed, e)) ||
-	    (r = json_opt_str(args, "on-source-error", &a->on_source_error, e)) ||
-	    (r = json_opt_str(args, "on-target-error", &a->on_target_error, e)) ||
+	    (r = job_policies_parse(args, a->policy, e)) ||
 	    (r = json_opt_bool(args, "auto-finalize", &a->auto_finalize, e)) ||
 	    (r = json_opt_bool(args, "auto-dismiss", &a->auto_dismiss, e)) ||
 	    (r = json_opt_bool(args, "compress", &a->compress, e)) ||
@@ -149,7 +145,7 @@ int backup_parse(struct json *args, struct backup_args *a, struct err *e)
  * What one write makes the job save: the target writes whole clusters of its own, so that
  * where only parts of the disk are saved none of them has a part that was not.
  */
-static unsigned grain(const struct job *j)
+unsigned backup_grain(const struct job *j)
 {
 	const struct view *v = j->source;
 	unsigned bytes = DEFAULT_GRAIN;
@@ -168,16 +164,24 @@ static unsigned grain(const struct job *j)
 /* The instant that the backup shows. */
 int backup_act(struct txn_action *t, struct err *e)
 {
+	_cleanup_strbuf_ struct strbuf more = STRBUF_INIT;
 	struct backup_args *a = t->state;
 	struct job *j = t->job;
-	char more[40] = "";
 
-	if (j->on_demand)
-		snprintf(more, sizeof(more), " grain %u paused", grain(j));
+	if (a->on_demand || a->top_only)
+		strbuf_addf(&more, " grain %u", backup_grain(j));
+	if (a->on_demand)
+		strbuf_adds(&more, " on-demand");
+	if (a->zeroed)
+		strbuf_adds(&more, " zeroed");
+	if (a->top_only) {
+		strbuf_adds(&more, " skip ");
+		job_print_layers(j, a->source->backing, NULL, &more);
+	}
 	return view_message(j->source, e, NULL,
 			    "copy %s %d before-write speed %lld on-source-error %s on-target-error %s%s",
-			    j->id, j->dest, (long long)j->speed, a->on_source_error,
-			    a->on_target_error, more);
+			    j->id, j->dest, (long long)j->speed, job_kernel_policy(j, JOB_READ),
+			    job_kernel_policy(j, JOB_WRITE), strbuf_str(&more));
 }
 
 void backup_revert(struct txn_action *t)
@@ -233,7 +237,9 @@ int backup_start(struct txn_action *t, struct backup_args *a, struct err *e)
 		return r;
 	j = job_new(a->id, &backup_job, a->auto_finalize, a->auto_dismiss, a->speed);
 	j->len = a->source->size;
-	j->on_demand = a->on_demand;
+	memcpy(j->policy, a->policy, sizeof(j->policy));
+	/* A part of a disk may be given a backing file later: its zeros have to be there. */
+	a->zeroed = !a->on_demand && !a->top_only && job_target_is_zero(a->dest);
 	event_post("JOB_STATUS_CHANGE", json_pack("{s:s, s:s}", "status", "created", "id", j->id));
 	r = build(j, a, e);
 	if (r) {
@@ -276,9 +282,7 @@ static void cmd_backup(struct qmp_call *call)
 }
 
 static const char *const sync_values[] = { "top", "full", "none", NULL };
-static const char *const on_error_values[] = { "report", "stop", NULL };
 const struct qapi_type backup_sync_mode = QAPI_ENUM("MirrorSyncMode", sync_values);
-const struct qapi_type backup_on_error = QAPI_ENUM("BlockdevOnError", on_error_values);
 
 static const struct qapi_member perf_members[] = {
 	{ "use-copy-range", &qapi_bool, QAPI_OPT, NULL },
@@ -296,8 +300,8 @@ static const struct qapi_member backup_members[] = {
 	{ "sync", &backup_sync_mode, 0, NULL },
 	{ "speed", &qapi_int, QAPI_OPT, NULL },
 	{ "compress", &qapi_bool, QAPI_OPT, NULL },
-	{ "on-source-error", &backup_on_error, QAPI_OPT, NULL },
-	{ "on-target-error", &backup_on_error, QAPI_OPT, NULL },
+	{ "on-source-error", &job_on_error, QAPI_OPT, NULL },
+	{ "on-target-error", &job_on_error, QAPI_OPT, NULL },
 	{ "auto-finalize", &qapi_bool, QAPI_OPT, NULL },
 	{ "auto-dismiss", &qapi_bool, QAPI_OPT, NULL },
 	{ "filter-node-name", &qapi_str, QAPI_OPT, NULL },

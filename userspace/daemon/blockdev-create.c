@@ -32,10 +32,10 @@ const struct job_type create_job = { .name = "create", .clean = create_clean };
 
 static int preallocate(int fd, const char *mode, uint64_t size, struct err *e)
 {
-	if (streq(mode, "off"))
+	if (streq(mode, "off") || (!size && !streq(mode, "metadata")))
 		return ftruncate(fd, (off_t)size) ? -errno : 0;
-	if (streq(mode, "falloc"))
-		return -posix_fallocate(fd, 0, size ? (off_t)size : 1);
+	if (streq(mode, "falloc") || streq(mode, "full"))
+		return -posix_fallocate(fd, 0, (off_t)size);
 	return err_set(e, EOPNOTSUPP, "Unsupported preallocation mode: %s", mode);
 }
 
@@ -121,6 +121,8 @@ static int parse_sizes(struct json *o, struct qcow2_create_opts *c, struct err *
 		return r;
 	if (c->size % 512)
 		return err_set(e, EINVAL, "Image size must be a multiple of 512 bytes");
+	if (c->size > INT64_MAX)
+		return err_set(e, EINVAL, "Could not resize image: Image size cannot be negative");
 	if (!is_power(cluster) || cluster < 512 || cluster > 2048 << 10)
 		return err_set(e, EINVAL, "Cluster size must be a power of two between 512 and 2048k");
 	if (cluster < 1 << QCOW2_MIN_CLUSTER_BITS)
@@ -168,7 +170,7 @@ static int file_node(struct json *ref, struct node **ret, bool *opened, struct e
 
 	*opened = false;
 	if (json_str_of(ref))
-		return device_find(json_str_of(ref), ret, e);
+		return node_child(ref, false, ret, e);
 	if ((r = json_need_str(ref, "driver", &driver, e)))
 		return r;
 	if (!streq(driver, "file") && !streq(driver, "host_device"))

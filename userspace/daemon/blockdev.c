@@ -36,7 +36,9 @@ static void cmd_del(struct qmp_call *call)
 	ctl_command(call, blockdev_del);
 }
 
-static const char *const driver_values[] = { "file", "host_device", "raw", "qcow2", NULL };
+static const char *const driver_values[] = { "file",  "host_device",	   "raw",
+					     "qcow2", "copy-before-write", "snapshot-access",
+					     NULL };
 static const char *const discard_values[] = { "ignore", "unmap", NULL };
 static const char *const detect_values[] = { "off", "on", "unmap", NULL };
 static const char *const aio_values[] = { "threads", "native", "io_uring", NULL };
@@ -54,7 +56,6 @@ static const struct qapi_member cache_members[] = {
 };
 static const struct qapi_type cache = QAPI_STRUCT("BlockdevCacheOptions", cache_members);
 
-static const struct qapi_type blockdev_options;
 static const struct qapi_branch ref_kinds[] = {
 	{ NULL, &blockdev_options },
 	{ NULL, &qapi_str },
@@ -94,8 +95,28 @@ static const struct qapi_member raw_members[] = {
 static const struct qapi_member qcow2_members[] = {
 	{ "file", &blockdev_ref, 0, NULL },
 	{ "backing", &blockdev_ref_or_null, QAPI_OPT, NULL },
+	/* Of QEMU's caches, and of what it does with freed clusters: no effect. */
+	{ "lazy-refcounts", &qapi_bool, QAPI_OPT, NULL },
+	{ "pass-discard-request", &qapi_bool, QAPI_OPT, NULL },
+	{ "pass-discard-snapshot", &qapi_bool, QAPI_OPT, NULL },
+	{ "pass-discard-other", &qapi_bool, QAPI_OPT, NULL },
+	{ "cache-size", &qapi_int, QAPI_OPT, NULL },
+	{ "l2-cache-size", &qapi_int, QAPI_OPT, NULL },
+	{ "l2-cache-entry-size", &qapi_int, QAPI_OPT, NULL },
+	{ "refcount-cache-size", &qapi_int, QAPI_OPT, NULL },
+	{ "cache-clean-interval", &qapi_int, QAPI_OPT, NULL },
 	{ 0 },
 };
+static const char *const cbw_error_values[] = { "break-guest-write", "break-snapshot", NULL };
+static const struct qapi_type on_cbw_error = QAPI_ENUM("OnCbwError", cbw_error_values);
+static const struct qapi_member cbw_members[] = {
+	{ "file", &blockdev_ref, 0, NULL },
+	{ "target", &blockdev_ref, 0, NULL },
+	{ "on-cbw-error", &on_cbw_error, QAPI_OPT, NULL },
+	{ "cbw-timeout", &qapi_uint32, QAPI_OPT, NULL },
+	{ 0 },
+};
+static const struct qapi_type cbw_options = QAPI_STRUCT("BlockdevOptionsCbw", cbw_members);
 static const struct qapi_type protocol_options =
 	QAPI_STRUCT("BlockdevOptionsFile", protocol_members);
 static const struct qapi_type raw_options = QAPI_STRUCT("BlockdevOptionsRaw", raw_members);
@@ -105,9 +126,11 @@ static const struct qapi_branch driver_branches[] = {
 	{ "host_device", &protocol_options },
 	{ "raw", &raw_options },
 	{ "qcow2", &qcow2_options },
+	{ "copy-before-write", &cbw_options },
+	{ "snapshot-access", &raw_options },
 	{ 0 },
 };
-static const struct qapi_type blockdev_options =
+const struct qapi_type blockdev_options =
 	QAPI_UNION("BlockdevOptions", common_members, "driver", driver_branches);
 
 static const struct qapi_member del_members[] = {

@@ -121,26 +121,17 @@ static int check_chain(struct commit_args *a, struct err *e)
 	return check_shared(a, e);
 }
 
-/*
- * A smaller base would have to grow. Of a larger one the end would be seen again, by the image above or by
- * the guest.
- */
+/* A smaller base grows. Of a larger one the end would be seen again, by the image above or by the guest. */
 static int check_sizes(const struct commit_args *a, struct err *e)
 {
-	uint64_t size = a->top->size;
+	uint64_t seen = a->overlay ? a->overlay->size : a->base->size;
 
-	for (const struct node *n = a->top; n != a->base; n = n->backing)
-		size = n->size > size ? n->size : size;
-	if (a->base->size < size)
-		return err_set(e, EINVAL,
-			       "Image '%s' has %llu bytes, less than what is committed into it (%llu); grow it first (qemu-img resize)",
-			       a->base->file->filename, (unsigned long long)a->base->size,
-			       (unsigned long long)size);
-	if (a->base->size > a->device->size || (a->overlay && a->top->size < a->overlay->size))
+	seen = seen < a->base->size ? seen : a->base->size;
+	if (seen > a->top->size)
 		return err_set(e, EINVAL,
 			       "Image '%s' is larger than what is committed into it: its end would be seen again",
 			       a->base->file->filename);
-	return 0;
+	return node_check_grow(a->base, a->top->size, e);
 }
 
 static int parse(struct json *args, struct commit_args *a, struct err *e)
@@ -191,6 +182,8 @@ static int build(struct job *j, struct commit_args *a, struct err *e)
 	hold(j, a);
 	r = node_make_writable(a->base, e);
 	if (!r)
+		r = node_grow(a->base, a->top->size, e);
+	if (!r)
 		r = job_target_view(j, a->base, &dev, e);
 	if (r)
 		return r;
@@ -231,6 +224,15 @@ static unsigned committed(struct job *j, const struct node *overlay, struct node
 	return n;
 }
 
+/* They show part of what has been committed; the chain has left them, durably. */
+static void mark(struct node **nodes, unsigned nr, const struct node *base)
+{
+	_cleanup_free_ char *why = xasprintf("it was committed into '%s'", base->file->filename);
+
+	for (unsigned i = 0; i < nr; i++)
+		node_mark_invalid(nodes[i], why);
+}
+
 /* ---- the end of an intermediate one ------------------------------------------------------ */
 
 static int write_overlay(struct job *j, struct node *overlay, struct node *base, struct err *e)
@@ -264,7 +266,11 @@ static int commit_finish(struct job *j, struct err *e)
 	r = node_return(overlay, e);
 	if (!r)
 		r = node_return(base, e);
-	return r ? r : views_forget_nodes(overlay, gone, n, e);
+	if (!r)
+		r = views_forget_nodes(overlay, gone, n, e);
+	if (!r)
+		mark(gone, n, base);
+	return r;
 }
 
 const struct job_type commit_job = {
@@ -288,6 +294,7 @@ static void cut(struct job *j, struct node *base)
 
 static int active_commit_finish(struct job *j, struct err *e)
 {
+	_cleanup_free_ struct node **gone = xcalloc(j->nr_chain + 1, sizeof(*gone));
 	struct node *base = j->target_node;
 	int r = job_become_target(j, e);
 
@@ -295,6 +302,7 @@ static int active_commit_finish(struct job *j, struct err *e)
 		return r;
 	node_stay_writable(base);
 	cut(j, base);
+	mark(gone, committed(j, NULL, gone), base);
 	return 0;
 }
 
@@ -311,13 +319,15 @@ static void cmd_commit(struct qmp_call *call)
 	ctl_command(call, commit);
 }
 
+static const char *const deprecated[] = { "deprecated", NULL };
+
 static const struct qapi_member commit_members[] = {
 	{ "job-id", &qapi_str, QAPI_OPT, NULL },
 	{ "device", &qapi_str, 0, NULL },
 	{ "base-node", &qapi_str, QAPI_OPT, NULL },
-	{ "base", &qapi_str, QAPI_OPT, NULL },
+	{ "base", &qapi_str, QAPI_OPT, deprecated },
 	{ "top-node", &qapi_str, QAPI_OPT, NULL },
-	{ "top", &qapi_str, QAPI_OPT, NULL },
+	{ "top", &qapi_str, QAPI_OPT, deprecated },
 	{ "backing-file", &qapi_str, QAPI_OPT, NULL },
 	{ "speed", &qapi_int, QAPI_OPT, NULL },
 	{ "on-error", &job_on_error, QAPI_OPT, NULL },

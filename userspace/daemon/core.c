@@ -7,6 +7,7 @@
 #include "daemon/ctl.h"
 #include "daemon/dispatch.h"
 #include "daemon/export.h"
+#include "daemon/fleece.h"
 #include "daemon/job.h"
 #include "daemon/journal.h"
 #include "daemon/snapshot.h"
@@ -25,6 +26,7 @@ void core_register(void)
 {
 	control_register();
 	qmp_register(blockdev_commands);
+	qmp_register(reopen_commands);
 	qmp_register(query_commands);
 	qmp_register(create_commands);
 	qmp_register(backing_file_commands);
@@ -187,7 +189,9 @@ static void quit_work(void *arg)
 	struct restart *s = arg;
 
 	job_quit();
-	export_quit();
+	export_quit(true);
+	fleece_quit();
+	export_quit(false);
 	drop_unused_nodes();
 	(void)state_save(&s->err);
 }

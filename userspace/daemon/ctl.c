@@ -3,6 +3,7 @@
 
 #include "../lib/list.h"
 #include "ctl.h"
+#include "node.h"
 
 void (*ctl_after)(void);
 
@@ -98,7 +99,9 @@ static void command_work(void *arg)
 {
 	struct ctl_call *c = arg;
 
+	node_drop_unused(); /* of an earlier daemon */
 	c->r = c->fn(c->args, &c->ret, &c->err);
+	node_drop_unused();
 }
 
 static void command_done(void *arg)

@@ -9,6 +9,7 @@
 #include "backup.h"
 #include "ctl.h"
 #include "image-create.h"
+#include "job-copy.h"
 
 static int format_of(struct json *args, const struct backup_args *a, enum node_driver *ret,
 		     struct err *e)
@@ -25,6 +26,12 @@ static int format_of(struct json *args, const struct backup_args *a, enum node_d
 	return 0;
 }
 
+/* The image that a new target's header names as its backing file; NULL: none. */
+static struct node *backing_of(const struct backup_args *a)
+{
+	return a->top_only ? a->source->backing : NULL;
+}
+
 static int create_target(const struct backup_args *a, enum node_driver driver, struct err *e)
 {
 	struct qcow2_create_opts opts = { .size = a->source->size };
@@ -33,7 +40,29 @@ static int create_target(const struct backup_args *a, enum node_driver driver, s
 		return err_set(e, EOPNOTSUPP,
 			       "sync mode 'none' with mode 'absolute-paths' would need '%s' as the target's backing file, which is in use; make the target first and use mode 'existing'",
 			       a->source->file->filename);
+	if (backing_of(a) && driver == NODE_RAW)
+		return err_set(e, EINVAL, "Backing file not supported for file format 'raw'");
+	if (backing_of(a)) {
+		opts.backing_file = backing_of(a)->file->filename;
+		opts.backing_format = node_driver_name(backing_of(a)->driver);
+	}
 	return image_create(a->target, driver, &opts, e);
+}
+
+/* What of the disk is not copied is the source's own backing image in a new target; else the header's. */
+static int open_target(struct backup_args *a, enum node_driver driver, bool created, struct err *e)
+{
+	int r = node_open_image(driver, a->target, NULL, false, &a->dest, e);
+
+	if (r || driver != NODE_QCOW2 || !a->top_only)
+		return r;
+	if (created)
+		node_set_backing(a->dest, backing_of(a));
+	else
+		r = node_open_header_chain(a->dest, e);
+	if (r)
+		node_put(a->dest);
+	return r;
 }
 
 static int drive_prepare(struct txn_action *t, struct json *args, struct err *e)
@@ -51,7 +80,7 @@ static int drive_prepare(struct txn_action *t, struct json *args, struct err *e)
 	if (streq(mode, "absolute-paths"))
 		r = create_target(a, driver, e);
 	if (!r)
-		r = node_open_image(driver, a->target, NULL, false, &a->dest, e);
+		r = open_target(a, driver, streq(mode, "absolute-paths"), e);
 	if (r)
 		return r;
 	snprintf(name, sizeof(name), "%s", a->dest->name);
@@ -92,8 +121,8 @@ static const struct qapi_member drive_members[] = {
 	{ "mode", &image_mode, QAPI_OPT, NULL },
 	{ "speed", &qapi_int, QAPI_OPT, NULL },
 	{ "compress", &qapi_bool, QAPI_OPT, NULL },
-	{ "on-source-error", &backup_on_error, QAPI_OPT, NULL },
-	{ "on-target-error", &backup_on_error, QAPI_OPT, NULL },
+	{ "on-source-error", &job_on_error, QAPI_OPT, NULL },
+	{ "on-target-error", &job_on_error, QAPI_OPT, NULL },
 	{ "auto-finalize", &qapi_bool, QAPI_OPT, NULL },
 	{ "auto-dismiss", &qapi_bool, QAPI_OPT, NULL },
 	{ "filter-node-name", &qapi_str, QAPI_OPT, NULL },

@@ -33,19 +33,29 @@ struct export *export_of(const struct view *v)
 	return NULL;
 }
 
-int device_lookup(const char *device, const char *node, struct node **ret, struct err *e)
+int device_lookup_any(const char *device, const char *node, struct node **ret, struct err *e)
 {
-	const char *name = device ? device : node ? node : "";
-	struct export *x = export_find(name);
+	struct export *x = device ? export_find(device) : NULL;
 
 	if (x)
 		*ret = x->view->next_top ? x->view->next_top : x->view->top;
 	else
-		*ret = node_find(name);
+		*ret = node || device ? node_find(node ? node : device) : NULL;
 	if (!*ret)
 		return err_set(e, ENOENT, "Cannot find device='%s' nor node-name='%s'",
 			       device ? device : "", node ? node : "");
-	return 0;
+	return node_as_image(ret, e);
+}
+
+int device_lookup(const char *device, const char *node, struct node **ret, struct err *e)
+{
+	int r = device_lookup_any(device, node, ret, e);
+
+	if (!r && node_is_filter(*ret))
+		r = err_set(e, EINVAL,
+			    "Node '%s' is a %s node: the command needs a raw or qcow2 node",
+			    (*ret)->name, node_driver_name((*ret)->driver));
+	return r;
 }
 
 int device_find(const char *name, struct node **ret, struct err *e)
@@ -72,6 +82,11 @@ static int check_node(struct node *n, bool writable, struct err *e)
 		return err_set(e, EINVAL,
 			       "Node '%s' is a %s node; export a raw or qcow2 node above it",
 			       n->name, node_driver_name(n->driver));
+	if (n->driver == NODE_CBW)
+		return err_set(
+			e, EINVAL,
+			"Node '%s' is a copy-before-write node: its disk is exported already, or export '%s'; what it keeps is read through a snapshot-access node",
+			n->name, n->filtered->name);
 	if (writable && n->read_only)
 		return err_set(e, EACCES, "Cannot export read-only node as writable");
 	if (n->users)
@@ -122,7 +137,7 @@ static int export_add(struct json *args, struct json **ret, struct err *e)
 		name = node;
 	r = check_id(id, name, e);
 	if (!r)
-		r = device_lookup(NULL, node, &n, e);
+		r = device_lookup_any(NULL, node, &n, e);
 	if (!r)
 		r = check_node(n, writable, e);
 	if (!r)
@@ -137,12 +152,27 @@ static int export_add(struct json *args, struct json **ret, struct err *e)
 	return state_save(e);
 }
 
+/* The copy-before-write node above @n; NULL. */
+static const struct node *filter_of(const struct node *n)
+{
+	struct node *f;
+
+	list_for_each (f, &node_list, link) {
+		if (f->driver == NODE_CBW && f->filtered == n)
+			return f;
+	}
+	return NULL;
+}
+
 static int stop_export(struct export *x, struct err *e)
 {
 	_cleanup_free_ char *id = xstrdup(x->id);
 	struct list *next;
 	int r;
 
+	if (filter_of(x->view->top))
+		return err_set(e, EBUSY, "Export '%s' is in use by node '%s'; delete that first",
+			       id, filter_of(x->view->top)->name);
 	if (x->view->jobs)
 		return err_set(e, EBUSY, "Export '%s' is in use by a block job; cancel it first", id);
 	next = show_export(x, NULL); /* its view may not be looked at while it ends */
@@ -196,7 +226,7 @@ static void cmd_query_exports(struct qmp_call *call)
 	core_lock();
 	list_for_each(x, &export_list, link)
 		json_append(arr, json_pack("{s:s, s:s, s:s, s:b, s:s, s:b}", "id", x->id, "type",
-					   "dm", "node-name", x->view->top->name, "shutting-down",
+					   "dm", "node-name", node_shown(x->view->top)->name, "shutting-down",
 					   0, "name", x->view->dm, "writable", x->view->writable));
 	core_unlock();
 	ctl_answer(call, arr);
@@ -231,13 +261,15 @@ int export_restore(struct json *exports, struct err *e)
 	return 0;
 }
 
-void export_quit(void)
+void export_quit(bool filters)
 {
 	struct export *x;
 
 	list_for_each(x, &export_list, link) {
 		struct err e = ERR_INIT;
 
+		if (filters != node_is_filter(x->view->top))
+			continue;
 		if (stop_export(x, &e))
 			log_notice("left as it is: %s", e.msg);
 	}

@@ -1,20 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * The two talk by a pipe, in records of fixed size: '+' or '-' and a device's name; '<', a
- * device and a message that undoes; '=': nothing is undone any more. Its end is the daemon's end. The guard makes the one ioctl itself: nothing of libdevmapper's
+ * device and a message that undoes (none: its inactive table goes); '?', instead of all '<', a
+ * device with an inactive table and the number of the state's file; '=': nothing is undone any
+ * more. Its end is the daemon's end. The guard makes the ioctls itself: nothing of libdevmapper's
  * state is valid after a fork, and it must not need memory then.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/dm-ioctl.h>
+#include <limits.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -32,24 +37,30 @@
 struct record {
 	char what;
 	char dm[DM_NAME_LEN];
-	char text[TEXT_MAX]; /* of '<' */
+	char text[TEXT_MAX]; /* of '<', '?' */
 };
 
 static int daemon_end = -1;
+static char state_dir[PATH_MAX], state_file[PATH_MAX + 16]; /* both processes' */
 
 /* --- the guard's process --- */
 
 static char held[HELD_MAX][DM_NAME_LEN];
 static struct record undo[UNDO_MAX];
 static unsigned nr_undo;
+static struct record pivot; /* no device: there is none */
 static int control = -1;
 
 static void note(const struct record *rec)
 {
 	int free_slot = -1;
 
-	if (rec->what == '=')
+	if (rec->what == '=' || rec->what == '?') {
 		nr_undo = 0;
+		pivot.dm[0] = '\0';
+	}
+	if (rec->what == '?')
+		pivot = *rec;
 	else if (rec->what == '<' && nr_undo < UNDO_MAX)
 		undo[nr_undo++] = *rec;
 	if (rec->what != '+' && rec->what != '-')
@@ -67,8 +78,20 @@ static void note(const struct record *rec)
 		memcpy(held[free_slot], rec->dm, sizeof(held[0]));
 }
 
+static void clear_table(const char *dm)
+{
+	struct dm_ioctl io = {
+		.version = { 4, 0, 0 },
+		.data_size = sizeof(io),
+		.data_start = sizeof(io),
+	};
+
+	memcpy(io.name, dm, sizeof(io.name));
+	(void)ioctl(control, DM_TABLE_CLEAR, &io);
+}
+
 /* The target may refuse: the daemon died before it did what is to be undone. */
-static void take_back(const struct record *rec)
+static void tell_target(const struct record *rec)
 {
 	static struct {
 		struct dm_ioctl io;
@@ -85,6 +108,34 @@ static void take_back(const struct record *rec)
 	memcpy((char *)&req + req.io.data_start + offsetof(struct dm_target_msg, message), rec->text,
 	       sizeof(rec->text));
 	(void)ioctl(control, DM_TARGET_MSG, &req);
+}
+
+static void take_back(const struct record *rec)
+{
+	if (rec->text[0])
+		tell_target(rec);
+	else
+		clear_table(rec->dm);
+}
+
+/* Saving the state puts a new file in the place of the old one. */
+static unsigned long long state_number(void)
+{
+	struct stat st;
+
+	return stat(state_file, &st) ? 0 : st.st_ino;
+}
+
+/* What the state says is durable before the device goes on accordingly (I16). */
+static void decide_pivot(void)
+{
+	unsigned long long now = state_number();
+	int dir = -1;
+
+	if (now && now != strtoull(pivot.text, NULL, 10))
+		dir = open(state_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (dir < 0 || fsync(dir))
+		clear_table(pivot.dm);
 }
 
 static void resume(const char *dm)
@@ -145,6 +196,8 @@ static void __attribute__((noreturn)) guard(int fd)
 	}
 	while (nr_undo)
 		take_back(&undo[--nr_undo]);
+	if (pivot.dm[0])
+		decide_pivot();
 	for (int i = 0; i < HELD_MAX; i++) {
 		if (held[i][0])
 			resume(held[i]);
@@ -154,11 +207,14 @@ static void __attribute__((noreturn)) guard(int fd)
 
 /* --- the daemon's side --- */
 
-int guard_start(struct err *e)
+int guard_start(const char *dir, struct err *e)
 {
 	int fds[2];
 	pid_t pid;
 
+	if (!realpath(dir, state_dir))
+		return err_set(e, errno, "'%s': %s", dir, strerror(errno));
+	snprintf(state_file, sizeof(state_file), "%s/state.json", state_dir);
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds) < 0)
 		return err_set(e, errno, "Could not make a socket pair: %s", strerror(errno));
 	pid = fork();
@@ -208,6 +264,14 @@ void guard_release(const char *dm)
 void guard_undo(const char *dm, const char *text)
 {
 	tell('<', dm, text);
+}
+
+void guard_pivot(const char *dm)
+{
+	char text[TEXT_MAX];
+
+	snprintf(text, sizeof(text), "%llu", state_number());
+	tell('?', dm, text);
 }
 
 void guard_keep(void)

@@ -7,6 +7,9 @@
  * A resume is right at every moment at which a daemon can die: what is active is for the
  * kernel to say, and a new daemon asks it (view-state.c).
  *
+ * Where a device goes on as another view the daemon's state decides (I16): the guard looks whether
+ * it was saved.
+ *
  * Where several devices are to change as one, it is told how each step is undone: if the
  * daemon dies before all are done, none is.
  */
@@ -16,7 +19,7 @@
 #include "lib/err.h"
 
 /* Starts it. Before any thread. Without it all works, a guest may have to wait longer. */
-int guard_start(struct err *e);
+int guard_start(const char *state_dir, struct err *e);
 /* Our end was clean: it ends too. */
 void guard_stop(void);
 
@@ -24,8 +27,16 @@ void guard_stop(void);
 void guard_hold(const char *dm);
 void guard_release(const char *dm);
 
-/* Control thread. What @dm's target was told from here on is undone by the message @text, ... */
+/*
+ * Control thread. What @dm's target was told from here on is undone by the message @text; "": by
+ * emptying the inactive slot of @dm, before it is resumed; ...
+ */
 void guard_undo(const char *dm, const char *text);
+/*
+ * @dm is about to get a table in its inactive slot, and the state that says so to be saved: if it
+ * was, durably, the table becomes the live one; if not it is dropped. ...
+ */
+void guard_pivot(const char *dm);
 /* ... until this: what was done stands. */
 void guard_keep(void);
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include <errno.h>
 #include <stdio.h>
+#include <unistd.h>
 
 #include "../block/kmod.h"
 #include "../lib/log.h"
@@ -14,6 +15,8 @@
 static void take_node(struct job *j, struct node *n)
 {
 	n->users++;
+	if (j->type->hidden) /* the node that it is behind is a parent of @n */
+		return;
 	n->job = j->id;
 	n->job_type = j->type->name;
 }
@@ -226,7 +229,7 @@ void job_undo_start(struct job *j)
 static const char *const on_error_values[] = { "report", "ignore", "enospc", "stop", "auto", NULL };
 const struct qapi_type job_on_error = QAPI_ENUM("BlockdevOnError", on_error_values);
 
-static int policy_of(const char *name, enum job_policy *ret)
+static enum job_policy policy_of(const char *name)
 {
 	static const struct {
 		const char *name;
@@ -238,8 +241,24 @@ static int policy_of(const char *name, enum job_policy *ret)
 
 	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
 		if (streq(names[i].name, name))
-			*ret = names[i].policy;
+			return names[i].policy;
 	}
+	return JOB_REPORT;
+}
+
+int job_policies_parse(struct json *args, enum job_policy policy[JOB_NR_SIDES], struct err *e)
+{
+	const char *both = "report", *on_read, *on_write;
+	int r = json_opt_str(args, "on-error", &both, e);
+
+	if (r)
+		return r;
+	on_read = on_write = both;
+	if ((r = json_opt_str(args, "on-source-error", &on_read, e)) ||
+	    (r = json_opt_str(args, "on-target-error", &on_write, e)))
+		return r;
+	policy[JOB_READ] = policy_of(on_read);
+	policy[JOB_WRITE] = policy_of(on_write);
 	return 0;
 }
 
@@ -254,7 +273,6 @@ static int check_filter(struct json *args, struct err *e)
 
 int job_args_parse(struct json *args, struct job_args *a, struct err *e)
 {
-	const char *both = "report", *on_read, *on_write;
 	int r;
 
 	a->auto_finalize = a->auto_dismiss = true;
@@ -262,15 +280,9 @@ int job_args_parse(struct json *args, struct job_args *a, struct err *e)
 	    (r = json_opt_str(args, "job-id", &a->id, e)) ||
 	    (r = json_opt_int(args, "speed", &a->speed, e)) ||
 	    (r = json_opt_bool(args, "auto-finalize", &a->auto_finalize, e)) ||
-	    (r = json_opt_bool(args, "auto-dismiss", &a->auto_dismiss, e)) ||
-	    (r = json_opt_str(args, "on-error", &both, e)))
+	    (r = json_opt_bool(args, "auto-dismiss", &a->auto_dismiss, e)))
 		return r;
-	on_read = on_write = both;
-	if ((r = json_opt_str(args, "on-source-error", &on_read, e)) ||
-	    (r = json_opt_str(args, "on-target-error", &on_write, e)))
-		return r;
-	policy_of(on_read, &a->policy[JOB_READ]);
-	return policy_of(on_write, &a->policy[JOB_WRITE]);
+	return job_policies_parse(args, a->policy, e);
 }
 
 int job_args_check(struct json *args, struct job_args *a, struct err *e)
@@ -311,7 +323,7 @@ int job_begin_failed(struct job *j, int r)
 	return r;
 }
 
-static const char *kernel_policy(const struct job *j, enum job_side side)
+const char *job_kernel_policy(const struct job *j, enum job_side side)
 {
 	return j->policy[side] == JOB_REPORT ? "report" : "stop";
 }
@@ -335,7 +347,8 @@ int job_start_kernel(struct job *j, const char *text, bool suspended, struct err
 	int r;
 
 	strbuf_addf(&s, "%s speed %lld on-source-error %s on-target-error %s", text,
-		    (long long)j->speed, kernel_policy(j, JOB_READ), kernel_policy(j, JOB_WRITE));
+		    (long long)j->speed, job_kernel_policy(j, JOB_READ),
+		    job_kernel_policy(j, JOB_WRITE));
 	j->starting = true; /* what a daemon finds that did not get farther is taken down */
 	r = state_save(e);
 	if (!r)
@@ -359,4 +372,20 @@ void job_print_layers(struct job *j, struct node *from, const struct node *to, s
 		strbuf_addf(out, "%s%d", comma, l->id);
 		comma = ",";
 	}
+}
+
+static int any_run(void *arg, const struct qcow2_run *run)
+{
+	(void)arg;
+	return run->kind != QCOW2_UNALLOCATED;
+}
+
+bool job_target_is_zero(const struct node *n)
+{
+	const struct node *p = n->file;
+
+	if (n->driver == NODE_QCOW2)
+		return !n->backing && !n->backing_name &&
+		       !qcow2_map(n->img, 0, n->size, any_run, NULL, NULL);
+	return p->driver == NODE_FILE && lseek(p->fd, 0, SEEK_DATA) < 0 && errno == ENXIO;
 }

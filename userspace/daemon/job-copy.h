@@ -25,6 +25,12 @@ int job_target_device(struct job *j, struct node *n, dev_t *ret, struct err *e);
 /* The same, through a view even if the image is raw: so a disk can become it. */
 int job_target_view(struct job *j, struct node *n, dev_t *ret, struct err *e);
 
+/*
+ * Is the image, which is open and not yet a job's, known to read as zeros? Then zeros need not
+ * be written to it, and holes of the source cost no I/O.
+ */
+bool job_target_is_zero(const struct node *n);
+
 /* The kernel's concluded job is forgotten there. */
 void job_drop_kernel(struct job *j);
 
@@ -51,6 +57,11 @@ int job_become_target(struct job *j, struct err *e);
 
 /* BlockdevOnError, all of it. */
 extern const struct qapi_type job_on_error;
+
+/* The arguments on-error, or on-source-error and on-target-error; JOB_REPORT without them. */
+int job_policies_parse(struct json *args, enum job_policy policy[JOB_NR_SIDES], struct err *e);
+/* What the kernel is told of one: the rest of it is the daemon's (job-end.c). */
+const char *job_kernel_policy(const struct job *j, enum job_side side);
 
 /* What the commands that start a job have in common. Strings are borrowed. */
 struct job_args {

@@ -10,40 +10,19 @@
 #include "journal.h"
 
 #define HOLD_MS	  2000 /* how long the guest may wait for the last dirty blocks ... */
+#define DRAIN_MS  1000 /* how long it may take before, while the guest works */
 #define TRIES_MAX 5    /* ... so many times; then the job has failed */
-
-static const struct view_job *find_in(const struct view_status *st, const char *id)
-{
-	for (unsigned i = 0; i < st->nr_jobs; i++) {
-		if (streq(st->jobs[i].id, id))
-			return &st->jobs[i];
-	}
-	return NULL;
-}
-
-static void take_progress(struct job *j, const struct view_job *k)
-{
-	core_lock();
-	j->len = k->total;
-	if (k->done > j->offset)
-		j->offset = k->done;
-	core_unlock();
-}
 
 /* 0, or how it ended otherwise: "error:write:5". */
 static int concluded(struct job *j, const struct view_job *k, struct err *e)
 {
-	int code = EIO;
-	const char *p = strrchr(k->result, ':');
+	char side[8];
+	int code;
 
 	if (streq(k->result, "ok"))
 		return 0;
-	if (p && atoi(p + 1) > 0)
-		code = atoi(p + 1);
-	event_post("BLOCK_JOB_ERROR",
-		   json_pack("{s:s, s:s, s:s}", "device", j->id, "operation",
-			     str_has_prefix(k->result, "error:read") ? "read" : "write", "action",
-			     "report"));
+	code = job_parse_result(k->result, side);
+	job_post_error(j, side, "report");
 	return err_set(e, code, "%s", strerror(code));
 }
 
@@ -59,10 +38,10 @@ static int wait_concluded(struct job *j, struct err *e)
 
 		if (r)
 			return r;
-		k = find_in(st, j->id);
+		k = job_in_status(st, j->id);
 		if (!k)
 			return err_set(e, ENOENT, "the kernel has lost the job");
-		take_progress(j, k);
+		job_take_progress(j, k);
 		if (streq(k->state, "concluded"))
 			return concluded(j, k, e);
 		nanosleep(&nap, NULL);
@@ -80,26 +59,44 @@ static int not_yet(struct job *j, struct err *e)
 		       HOLD_MS);
 }
 
+/* Live still: from now on guests' writes go to both sides, so what is left dwindles. */
+static void drain(struct job *j)
+{
+	_cleanup_free_ struct view_status *st = xmalloc(sizeof(*st));
+	uint64_t until = ev_now_ms() + DRAIN_MS;
+	struct timespec nap = { 0, 1000000 };
+
+	(void)view_message(j->source, NULL, NULL, "job %s complete", j->id);
+	while (ev_now_ms() < until && !view_get_status(j->source, st, NULL)) {
+		const struct view_job *k = job_in_status(st, j->id);
+
+		if (!k || k->done == k->total)
+			break;
+		nanosleep(&nap, NULL);
+	}
+}
+
 int job_catch_up(struct job *j, bool hold, struct err *e)
 {
-	uint64_t t0;
 	int r;
 
-	/* Live still: from now on guests' writes go to both sides, so little is left. */
-	(void)view_message(j->source, NULL, NULL, "job %s complete", j->id);
-	r = view_suspend(j->source, e);
+	drain(j);
+	r = hold ? view_pivot_prepare(j->disk, j->target, e) : 0;
 	if (r)
 		return r;
-	t0 = ev_now_ms();
+	r = view_suspend(j->source, e);
+	if (r) {
+		if (hold)
+			view_pivot_cancel(j->disk);
+		return r;
+	}
 	r = view_message(j->source, e, NULL, "job %s complete", j->id);
 	if (!r)
 		r = wait_concluded(j, e);
-	if (r || !hold) {
-		if (view_resume(j->source, r ? NULL : e) && !r)
-			r = -EIO;
-		log_info("'%s': held for %llu ms", j->source->dm,
-			 (unsigned long long)(ev_now_ms() - t0));
-	}
+	if (r && hold)
+		view_pivot_cancel(j->disk);
+	if ((r || !hold) && view_resume(j->source, r ? NULL : e) && !r)
+		r = -EIO;
 	return r == -EAGAIN ? not_yet(j, e) : r;
 }
 
@@ -118,6 +115,23 @@ static struct view *forget_source(struct job *j)
 	return old;
 }
 
+/* Jobs in images below: their disk is @disk now, if that has the image still; otherwise none. */
+static void move_others(struct view *old, struct view *disk)
+{
+	struct job *j;
+
+	core_lock();
+	list_for_each(j, &job_list, link) {
+		if (!old || j->disk != old || j->source == old)
+			continue;
+		old->jobs--;
+		j->disk = view_has_node(disk, j->source_node) ? disk : NULL;
+		if (j->disk)
+			disk->jobs++;
+	}
+	core_unlock();
+}
+
 /*
  * The disk's old device, and the space that its image was given and has not used. An earlier
  * daemon may have come to remove the device, and not to give back the space.
@@ -125,10 +139,12 @@ static struct view *forget_source(struct job *j)
 static void end_old(struct job *j)
 {
 	struct node *n = j->source_node;
-	struct view *old = forget_source(j);
+	struct view *old, *disk = j->target;
 	struct err e = ERR_INIT;
 	int r = 0;
 
+	old = forget_source(j);
+	move_others(old, disk);
 	if (old)
 		r = view_end(old, &e);
 	else if (n && n->driver == NODE_QCOW2 && !n->read_only && n->users == 1) /* the job alone */
@@ -160,7 +176,7 @@ static int check_ready(struct job *j, struct err *e)
 	r = view_get_status(j->source, st, e);
 	if (r)
 		return r;
-	k = find_in(st, j->id);
+	k = job_in_status(st, j->id);
 	if (!k)
 		return err_set(e, ENOENT, "the kernel has lost the job");
 	if (!streq(k->state, "concluded"))
@@ -172,7 +188,6 @@ static int check_ready(struct job *j, struct err *e)
 
 int job_become_target(struct job *j, struct err *e)
 {
-	uint64_t t0;
 	int r;
 
 	if (j->target && !j->target->internal) { /* done by a daemon that did not come to say so */
@@ -184,9 +199,7 @@ int job_become_target(struct job *j, struct err *e)
 		r = catch_up(j, e);
 	if (r || !j->disk)
 		return r;
-	t0 = ev_now_ms();
 	r = view_pivot(j->disk, j->target, e);
-	log_info("job '%s': the switch took %llu ms", j->id, (unsigned long long)(ev_now_ms() - t0));
 	if (r)
 		return r;
 	end_old(j);

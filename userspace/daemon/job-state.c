@@ -34,9 +34,9 @@ static void save_state(const struct job *j, struct json *o)
 	json_add(o, "should-complete", json_bool(j->should_complete));
 	json_add(o, "soft-cancel", json_bool(j->soft_cancel));
 	json_add(o, "cleaned", json_bool(j->cleaned));
-	json_add(o, "on-demand", json_bool(j->on_demand));
 	json_add(o, "kernel-gone", json_bool(j->kernel_gone));
 	json_add(o, "source-internal", json_bool(j->source_internal));
+	json_add(o, "write-blocking", json_bool(j->write_blocking));
 }
 
 static struct json *save_one(const struct job *j)
@@ -99,6 +99,8 @@ static void hold_node(struct job *j, struct node *n)
 	if (!n)
 		return;
 	n->users++;
+	if (j->type->hidden) /* the node that it is behind is a parent of @n */
+		return;
 	n->job = j->id;
 	n->job_type = j->type->name;
 }
@@ -157,10 +159,10 @@ static void restore_flags(struct job *j, struct json *o)
 	j->cancelled = json_bool_of(json_get(o, "cancelled"));
 	j->starting = json_bool_of(json_get(o, "starting"));
 	j->finalizing = json_bool_of(json_get(o, "finalizing"));
-	j->on_demand = json_bool_of(json_get(o, "on-demand"));
 	j->finished = json_bool_of(json_get(o, "finished"));
 	j->should_complete = json_bool_of(json_get(o, "should-complete"));
 	j->soft_cancel = json_bool_of(json_get(o, "soft-cancel"));
+	j->write_blocking = json_bool_of(json_get(o, "write-blocking"));
 	(void)json_int_of(json_get(o, "group"), &group);
 	j->group = (unsigned)group;
 }

@@ -4,13 +4,14 @@
 
 #include "ctl.h"
 #include "job.h"
+#include "mirror.h"
 #include "state.h"
 
 static const char *const verb_names[JOB_NR_VERBS] = {
 	[JOB_VERB_CANCEL] = "cancel",	  [JOB_VERB_PAUSE] = "pause",
 	[JOB_VERB_RESUME] = "resume",	  [JOB_VERB_SET_SPEED] = "set-speed",
 	[JOB_VERB_COMPLETE] = "complete", [JOB_VERB_FINALIZE] = "finalize",
-	[JOB_VERB_DISMISS] = "dismiss",
+	[JOB_VERB_DISMISS] = "dismiss",	  [JOB_VERB_CHANGE] = "change",
 };
 
 #define BIT(s) (1u << (s))
@@ -26,6 +27,7 @@ static const unsigned verb_states[JOB_NR_VERBS] = {
 	[JOB_VERB_COMPLETE] = BIT(JOB_READY) | BIT(JOB_STANDBY),
 	[JOB_VERB_FINALIZE] = BIT(JOB_PENDING),
 	[JOB_VERB_DISMISS] = BIT(JOB_CONCLUDED),
+	[JOB_VERB_CHANGE] = LIVE,
 };
 
 static int check_verb(const struct job *j, enum job_verb verb, struct err *e)
@@ -45,7 +47,7 @@ static int find(struct json *args, bool block, const char *key, struct job **ret
 	if (r)
 		return r;
 	*ret = job_find(id);
-	if (*ret && (!block || (*ret)->type->block))
+	if (*ret && !(*ret)->type->hidden && (!block || (*ret)->type->block))
 		return 0;
 	if (block)
 		return err_set_class(e, ERR_DEVICE_NOT_ACTIVE, ENOENT, "Block job '%s' not found",
@@ -53,16 +55,14 @@ static int find(struct json *args, bool block, const char *key, struct job **ret
 	return err_set(e, ENOENT, "Job not found");
 }
 
-/*
- * To the kernel's job, if that can still be told something: one on demand may have saved all.
- * -ESTALE: it has concluded, and nothing here knows yet.
- */
+/* To the kernel's job. -ESTALE: it has concluded, and nothing here knows yet. */
 static int tell_kernel(struct job *j, const char *what, struct err *e)
 {
-	int r = view_message(j->source, j->on_demand ? NULL : e, NULL, "job %s %s", j->id, what);
+	int r;
 
-	if (j->on_demand)
+	if (j->kernel_gone) /* it has none */
 		return 0;
+	r = view_message(j->source, e, NULL, "job %s %s", j->id, what);
 	return r == -EPERM ? -ESTALE : r;
 }
 
@@ -108,6 +108,13 @@ static int do_pause(struct job *j, struct json *args, struct err *e)
 	return state_save(e);
 }
 
+/* What copies nothing has nobody else to end it. */
+static void end_at_once(struct job *j)
+{
+	if (j->kernel_gone && j->should_complete && j->status == JOB_READY)
+		job_succeed(j);
+}
+
 static int do_resume(struct job *j, struct json *args, struct err *e)
 {
 	int r;
@@ -118,9 +125,6 @@ static int do_resume(struct job *j, struct json *args, struct err *e)
 	r = check_verb(j, JOB_VERB_RESUME, e);
 	if (!r)
 		r = tell_kernel(j, "resume", e);
-	if (!r && j->on_demand)
-		r = tell_kernel(j, "pause",
-				e); /* what had failed was retried; no background copy */
 	if (r)
 		return r;
 	core_lock();
@@ -128,6 +132,7 @@ static int do_resume(struct job *j, struct json *args, struct err *e)
 	j->io_status = "ok";
 	core_unlock();
 	job_set_status(j, j->status == JOB_STANDBY ? JOB_READY : JOB_RUNNING);
+	end_at_once(j);
 	return state_save(e);
 }
 
@@ -169,6 +174,7 @@ static int end_soon(struct job *j, bool soft_cancel, struct err *e)
 	j->soft_cancel = soft_cancel;
 	j->should_complete = true;
 	core_unlock();
+	end_at_once(j);
 	return state_save(e);
 }
 
@@ -219,6 +225,29 @@ static int do_set_speed(struct job *j, struct json *args, struct err *e)
 	return state_save(e);
 }
 
+/* block-job-change: a mirror may become write-blocking, and stays so. */
+static int do_change(struct job *j, struct json *args, struct err *e)
+{
+	const char *mode = "background";
+	int r = check_verb(j, JOB_VERB_CHANGE, e);
+
+	if (!r && j->type != &mirror_job)
+		r = err_set(e, EOPNOTSUPP, "Job type does not support change");
+	if (!r)
+		r = json_need_str(args, "copy-mode", &mode, e);
+	if (r || streq(mode, j->write_blocking ? "write-blocking" : "background"))
+		return r;
+	if (!streq(mode, "write-blocking"))
+		return err_set(e, EOPNOTSUPP, "Change to copy mode '%s' is not implemented", mode);
+	r = tell_kernel(j, "mode both", e);
+	if (r)
+		return r;
+	core_lock();
+	j->write_blocking = true;
+	core_unlock();
+	return state_save(e);
+}
+
 #define VERB(fn, block, key)                                                         \
 	static int fn##_##block(struct json *args, struct json **ret, struct err *e) \
 	{                                                                            \
@@ -238,6 +267,7 @@ VERB(do_complete, 0, "id")
 VERB(do_complete, 1, "device")
 VERB(do_block_cancel, 1, "device")
 VERB(do_set_speed, 1, "device")
+VERB(do_change, 1, "id")
 
 #define HANDLER(name, fn)                       \
 	static void name(struct qmp_call *call) \
@@ -257,6 +287,7 @@ HANDLER(cmd_block_job_dismiss, do_dismiss_1)
 HANDLER(cmd_job_complete, do_complete_0)
 HANDLER(cmd_block_job_complete, do_complete_1)
 HANDLER(cmd_set_speed, do_set_speed_1)
+HANDLER(cmd_change, do_change_1)
 
 /* How far it is, asked of the kernel now: status there never waits. */
 static void refresh(struct job *j)
@@ -284,6 +315,8 @@ static void cmd_query_jobs(struct qmp_call *call)
 
 	core_lock();
 	list_for_each(j, &job_list, link) {
+		if (j->type->hidden)
+			continue;
 		refresh(j);
 		json_append(arr, json_pack("{s:I, s:s, s:I, s:s, s:s, s:s?}", "current-progress",
 					   (int64_t)j->offset, "status", job_status_name(j->status),
@@ -292,6 +325,24 @@ static void cmd_query_jobs(struct qmp_call *call)
 	}
 	core_unlock();
 	ctl_answer(call, arr);
+}
+
+static struct json *block_job_info_of(const struct job *j)
+{
+	bool paused = j->status == JOB_PAUSED || j->status == JOB_STANDBY;
+	bool ready = j->status == JOB_READY || j->status == JOB_STANDBY;
+	struct json *o =
+		json_pack("{s:b, s:s, s:s, s:b, s:b, s:I, s:I, s:s, s:b, s:I, s:b, s:s, s:s?}",
+			  "auto-finalize", j->auto_finalize, "io-status", j->io_status, "device",
+			  j->id, "auto-dismiss", j->auto_dismiss, "busy", j->status == JOB_RUNNING,
+			  "len", (int64_t)j->len, "offset", (int64_t)j->offset, "status",
+			  job_status_name(j->status), "paused", paused, "speed", j->speed, "ready",
+			  ready, "type", j->type->name, "error", j->error);
+
+	if (streq(j->type->name, "mirror"))
+		json_add(o, "actively-synced",
+			 json_bool(j->write_blocking && ready && j->offset >= j->len));
+	return o;
 }
 
 static void cmd_query_block_jobs(struct qmp_call *call)
@@ -304,18 +355,7 @@ static void cmd_query_block_jobs(struct qmp_call *call)
 		if (!j->type->block)
 			continue;
 		refresh(j);
-		json_append(
-			arr,
-			json_pack(
-				"{s:b, s:s, s:s, s:b, s:b, s:I, s:I, s:s, s:b, s:I, s:b, s:s, s:s?}",
-				"auto-finalize", j->auto_finalize, "io-status", j->io_status,
-				"device", j->id, "auto-dismiss", j->auto_dismiss, "busy",
-				j->status == JOB_RUNNING, "len", (int64_t)j->len, "offset",
-				(int64_t)j->offset, "status", job_status_name(j->status), "paused",
-				j->status == JOB_PAUSED || j->status == JOB_STANDBY, "speed",
-				j->speed, "ready",
-				j->status == JOB_READY || j->status == JOB_STANDBY, "type",
-				j->type->name, "error", j->error));
+		json_append(arr, block_job_info_of(j));
 	}
 	core_unlock();
 	ctl_answer(call, arr);
@@ -347,6 +387,18 @@ static const struct qapi_type io_status_enum = QAPI_ENUM("BlockDeviceIoStatus", 
 static const struct qapi_type operation_enum = QAPI_ENUM("IoOperationType", operation_values);
 static const struct qapi_type action_enum = QAPI_ENUM("BlockErrorAction", action_values);
 
+static const struct qapi_member change_common[] = {
+	{ "id", &qapi_str, 0, NULL },
+	{ "type", &job_type_enum, 0, NULL },
+	{ 0 },
+};
+static const struct qapi_member change_mirror[] = { { "copy-mode", &mirror_copy_mode, 0, NULL }, { 0 } };
+static const struct qapi_type change_mirror_type =
+	QAPI_STRUCT("BlockJobChangeOptionsMirror", change_mirror);
+static const struct qapi_branch change_branches[] = { { "mirror", &change_mirror_type }, { 0 } };
+static const struct qapi_type change_options =
+	QAPI_UNION("BlockJobChangeOptions", change_common, "type", change_branches);
+
 static const struct qapi_member job_info_members[] = {
 	{ "id", &qapi_str, 0, NULL },
 	{ "type", &job_type_enum, 0, NULL },
@@ -375,7 +427,14 @@ static const struct qapi_member block_job_info_members[] = {
 	{ "error", &qapi_str, QAPI_OPT, NULL },
 	{ 0 },
 };
-static const struct qapi_type block_job_info = QAPI_STRUCT("BlockJobInfo", block_job_info_members);
+static const struct qapi_member info_mirror_members[] = {
+	{ "actively-synced", &qapi_bool, 0, NULL },
+	{ 0 },
+};
+static const struct qapi_type info_mirror = QAPI_STRUCT("BlockJobInfoMirror", info_mirror_members);
+static const struct qapi_branch info_branches[] = { { "mirror", &info_mirror }, { 0 } };
+static const struct qapi_type block_job_info =
+	QAPI_UNION("BlockJobInfo", block_job_info_members, "type", info_branches);
 static const struct qapi_type block_job_infos = QAPI_ARRAY(&block_job_info);
 
 const struct qmp_command job_commands[] = {
@@ -394,6 +453,7 @@ const struct qmp_command job_commands[] = {
 	{ .name = "block-job-set-speed", .handler = cmd_set_speed, .args = speed_args },
 	{ .name = "block-job-finalize", .handler = cmd_block_job_finalize, .args = id_args },
 	{ .name = "block-job-dismiss", .handler = cmd_block_job_dismiss, .args = id_args },
+	{ .name = "block-job-change", .handler = cmd_change, .arg_type = &change_options },
 	{ 0 },
 };
 

@@ -10,7 +10,8 @@
 struct list job_list = LIST_INIT(job_list);
 
 const struct job_type *const job_types[] = {
-	&backup_job, &create_job, &stream_job, &commit_job, &active_commit_job, &mirror_job, NULL,
+	&backup_job, &create_job,	  &stream_job, &commit_job, &active_commit_job,
+	&mirror_job, &overlay_mirror_job, &fleece_job, NULL,
 };
 
 static const char *const status_names[JOB_NR_STATUS] = {
@@ -64,6 +65,8 @@ int job_check_id(const char *id, const char *fallback, const char **ret, struct 
 
 static void announce(const struct job *j)
 {
+	if (j->type->hidden)
+		return;
 	event_post("JOB_STATUS_CHANGE",
 		   json_pack("{s:s, s:s}", "status", status_names[j->status], "id", j->id));
 }
@@ -95,6 +98,29 @@ struct job *job_new(const char *id, const struct job_type *type, bool auto_final
 	list_add_tail(job_list.next, &j->link); /* the newest first, as QEMU lists them */
 	core_unlock();
 	return j;
+}
+
+/* The ids of the jobs that copy from @v (NULL: of all): each may end others when it is looked at. */
+size_t job_ids(const struct view *v, char ***ret)
+{
+	struct job *j;
+	size_t n = 0;
+
+	*ret = NULL;
+	list_for_each(j, &job_list, link) {
+		if (v && j->source != v)
+			continue;
+		*ret = xreallocarray(*ret, n + 1, sizeof(**ret));
+		(*ret)[n++] = xstrdup(j->id);
+	}
+	return n;
+}
+
+void job_ids_free(char **ids, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		free(ids[i]);
+	free(ids);
 }
 
 unsigned job_new_group(void)

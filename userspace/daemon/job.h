@@ -40,6 +40,7 @@ enum job_verb {
 	JOB_VERB_COMPLETE,
 	JOB_VERB_FINALIZE,
 	JOB_VERB_DISMISS,
+	JOB_VERB_CHANGE,
 	JOB_NR_VERBS,
 };
 
@@ -50,6 +51,7 @@ struct job_type {
 	const char *name; /* QEMU's: "backup" */
 	bool block;	  /* known to block-job-*, query-block-jobs; has BLOCK_JOB_* events */
 	const char *kind; /* where one name has several: how the state folder calls it; or NULL */
+	bool hidden;	  /* a node's, not a user's: in no list, without events, not for verbs */
 	bool completable; /* gets ready, then waits for complete or cancel */
 	/* Undoes what the start built; the kernel's job has concluded. Posts nothing. */
 	int (*clean)(struct job *j, struct err *e);
@@ -75,7 +77,6 @@ struct job {
 	bool cleaned;
 	bool starting;	 /* saved, and not known to have begun: a daemon's death may undo it */
 	bool finalizing; /* told to, or all were ready: goes on after a restart */
-	bool on_demand;	 /* no background copy: only what guests' writes need (sync=none) */
 	unsigned group;	 /* of a transaction that completes as one; 0: none */
 	bool kernel_gone;  /* the kernel has nothing of it any more */
 	int64_t speed;	   /* bytes a second; 0: no limit */
@@ -102,6 +103,7 @@ struct job {
 	bool soft_cancel;     /* ... by a cancel in ready, which ends it without finish() */
 	unsigned tries;	      /* to complete it */
 	bool finished;	      /* finish() has done its work */
+	bool write_blocking;  /* mirror: guests' writes go to both sides */
 };
 
 #define LIVECHAIN_JOB_ID_MAX 63 /* bytes: the kernel's limit for a name */
@@ -111,6 +113,10 @@ extern struct list job_list;
 const char *job_status_name(enum job_status s);
 
 struct job *job_find(const char *id);
+
+/* The ids of the jobs that copy from @v (NULL: of all), for who may end others while it looks at one. */
+size_t job_ids(const struct view *v, char ***ret);
+void job_ids_free(char **ids, size_t n);
 
 /* A number for a new group. */
 unsigned job_new_group(void);
@@ -147,15 +153,33 @@ void job_quit(void);
 /* Loop: the kernel has news of a view's jobs. */
 void job_kernel_news(struct view *v);
 
-/* job-end.c */
+/* job-kernel.c */
 /* Waits (bounded) until the kernel's job has concluded; false if it has not. */
 bool job_wait_kernel(struct view *v, const char *id);
 /* Looks at what the kernel says of all jobs of @dm and goes on with them. */
 void job_advance_view(const char *dm);
+/* The job in what the kernel says of a view's; NULL: it has none of that name. */
+struct view_job *job_in_status(struct view_status *st, const char *id);
+void job_take_progress(struct job *j, const struct view_job *k);
+/* "error:write:5" or "stopped:read:28": its errno, and the side in @side. */
+int job_parse_result(const char *result, char side[8]);
+void job_post_error(struct job *j, const char *side, const char *action);
+
+/* job-end.c */
+/* Why it ends, if nothing else was first. */
+void job_set_error(struct job *j, const char *text);
+/* The kernel's job is cancelled, and waited for; it may have gone already. */
+int job_stop_kernel(struct job *j, struct err *e);
+/* From paused or standby, before it ends. */
+void job_leave_pause(struct job *j);
+/* Saves the state after a change that can't fail any more. */
+void job_keep_result(void);
 /* It, and what completes with it. */
 int job_finalize(struct job *j, struct err *e);
 /* What it was to do is done: it waits for those that complete with it, then all go on. */
 void job_succeed(struct job *j);
+/* ready, and the event that says so. */
+void job_become_ready(struct job *j);
 /* With @j->error set, or cancelled: it ends, and so does what completes with it. */
 void job_fail(struct job *j);
 void job_dismiss(struct job *j);
@@ -169,7 +193,7 @@ int job_cancel(struct job *j, struct err *e);
 int job_catch_up(struct job *j, bool hold, struct err *e);
 
 extern const struct job_type backup_job, create_job, stream_job, commit_job, active_commit_job,
-	mirror_job;
+	mirror_job, overlay_mirror_job, fleece_job;
 extern const struct job_type *const job_types[]; /* NULL ends it */
 extern const struct qmp_command job_commands[], backup_commands[], drive_backup_commands[],
 	stream_commands[], commit_commands[], mirror_commands[];

@@ -62,7 +62,7 @@ static int run(const struct options *o, struct err *e)
 		struct err why = ERR_INIT;
 
 		process_harden();
-		if (guard_start(&why))
+		if (guard_start(o->state_dir, &why))
 			log_warn("%s", why.msg);
 		r = serve(o, e);
 		guard_stop();

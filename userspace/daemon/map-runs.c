@@ -148,7 +148,7 @@ static int lookup_in(struct runs *r, struct node *n, uint64_t off, uint64_t len)
 	if (!vl)
 		return err_set(r->e, EINVAL, "'%s': image '%s' is not a layer of the device",
 			       r->v->dm, n->file->filename);
-	if (n->driver == NODE_RAW)
+	if (n->driver != NODE_QCOW2)
 		return emit(r, off, len, 'd', l.layer, off, false);
 	return lookup_qcow2(&l, off + len);
 }

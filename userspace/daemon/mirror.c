@@ -13,6 +13,7 @@
 #include "export.h"
 #include "image-create.h"
 #include "job-copy.h"
+#include "mirror.h"
 #include "state.h"
 
 #define GRANULARITY_MIN 512
@@ -60,7 +61,7 @@ static int check_replaces(const struct mirror_args *a, struct err *e)
 		return 0;
 	if (!n)
 		return err_set(e, ENOENT, "Failed to find node with node-name='%s'", a->replaces);
-	if (n == a->source)
+	if (n == node_shown(a->source))
 		return 0;
 	r = node_check_free(n, e);
 	return r ? r : err_set(e, EPERM,
@@ -148,23 +149,6 @@ static int parse(struct json *args, struct mirror_args *a, struct err *e)
 
 /* ---- the job -------------------------------------------------------------------------------- */
 
-static int any_run(void *arg, const struct qcow2_run *run)
-{
-	(void)arg;
-	return run->kind != QCOW2_UNALLOCATED;
-}
-
-/* Zeros need not be written to what is known to hold nothing else. */
-static bool reads_as_zeros(const struct node *n)
-{
-	const struct node *p = n->file;
-
-	if (n->driver == NODE_QCOW2)
-		return !n->backing && !n->backing_name &&
-		       !qcow2_map(n->img, 0, n->size, any_run, NULL, NULL);
-	return p->driver == NODE_FILE && lseek(p->fd, 0, SEEK_DATA) < 0 && errno == ENXIO;
-}
-
 static int build(struct job *j, struct mirror_args *a, struct err *e)
 {
 	dev_t dev;
@@ -196,8 +180,7 @@ static uint64_t grain_of(const struct mirror_args *a)
 
 static void print_copy(struct job *j, const struct mirror_args *a, bool zeroed, struct strbuf *out)
 {
-	strbuf_addf(out, "copy %s %d %s", j->id, j->dest,
-		    streq(a->copy_mode, "write-blocking") ? "both" : "track");
+	strbuf_addf(out, "copy %s %d %s", j->id, j->dest, j->write_blocking ? "both" : "track");
 	if (a->granularity)
 		strbuf_addf(out, " grain %llu", (unsigned long long)grain_of(a));
 	if (streq(a->sync, "none"))
@@ -229,10 +212,11 @@ static int wrong_size(struct job *j, struct mirror_args *a, struct err *e)
 static int start(struct mirror_args *a, struct err *e)
 {
 	_cleanup_strbuf_ struct strbuf text = STRBUF_INIT;
-	bool zeroed = reads_as_zeros(a->dest);
+	bool zeroed = job_target_is_zero(a->dest);
 	struct job *j = job_begin(&a->job, &mirror_job, a->source->size);
 	int r;
 
+	j->write_blocking = streq(a->copy_mode, "write-blocking");
 	if (a->source->size != a->dest->size)
 		return wrong_size(j, a, e);
 	r = build(j, a, e);
@@ -288,12 +272,15 @@ static struct node *backing_of(const struct mirror_args *a)
 static int create(const struct mirror_args *a, enum node_driver driver, struct err *e)
 {
 	struct qcow2_create_opts opts = { .size = a->source->size };
-	const struct node *backing = backing_of(a);
+	const struct node *backing = streq(a->sync, "none") ? a->source : backing_of(a);
 
-	if (streq(a->sync, "none"))
-		return err_set(e, EOPNOTSUPP,
-			       "sync mode 'none' with mode 'absolute-paths' would need '%s' as the target's backing file, which is in use; make the target first and use mode 'existing'",
-			       a->source->file->filename);
+	if (backing && driver == NODE_RAW)
+		return err_set(e, EINVAL, "Backing file not supported for file format 'raw'");
+	if (backing == a->source && !view_of_top(a->source))
+		return err_set(
+			e, EOPNOTSUPP,
+			"sync mode 'none' with mode 'absolute-paths' is for disks, and '%s' is the image of none: use blockdev-snapshot-sync",
+			a->source->name);
 	if (backing) {
 		opts.backing_file = backing->file->filename;
 		opts.backing_format = node_driver_name(backing->driver);
@@ -360,7 +347,9 @@ static int drive_mirror(struct json *args, struct json **ret, struct err *e)
 		return r;
 	snprintf(name, sizeof(name), "%s", a.dest->name);
 	r = check_target(&a, e);
-	if (!r)
+	if (!r && created && streq(a.sync, "none"))
+		r = mirror_overlay_start(&a.job, a.source, a.dest, e);
+	else if (!r)
 		r = start(&a, e);
 	if (r && node_find(name)) /* it may have gone with the job */
 		node_put(node_find(name));
@@ -383,7 +372,7 @@ static const char *const sync_values[] = { "top", "full", "none", "incremental",
 static const char *const copy_values[] = { "background", "write-blocking", NULL };
 static const char *const mode_values[] = { "existing", "absolute-paths", NULL };
 static const struct qapi_type sync_mode = QAPI_ENUM("MirrorSyncMode", sync_values);
-static const struct qapi_type copy_mode = QAPI_ENUM("MirrorCopyMode", copy_values);
+const struct qapi_type mirror_copy_mode = QAPI_ENUM("MirrorCopyMode", copy_values);
 static const struct qapi_type image_mode = QAPI_ENUM("NewImageMode", mode_values);
 
 static const struct qapi_member blockdev_members[] = {
@@ -398,7 +387,7 @@ static const struct qapi_member blockdev_members[] = {
 	{ "on-source-error", &job_on_error, QAPI_OPT, NULL },
 	{ "on-target-error", &job_on_error, QAPI_OPT, NULL },
 	{ "filter-node-name", &qapi_str, QAPI_OPT, NULL },
-	{ "copy-mode", &copy_mode, QAPI_OPT, NULL },
+	{ "copy-mode", &mirror_copy_mode, QAPI_OPT, NULL },
 	{ "auto-finalize", &qapi_bool, QAPI_OPT, NULL },
 	{ "auto-dismiss", &qapi_bool, QAPI_OPT, NULL },
 	{ "x-force", &qapi_bool, QAPI_OPT, NULL },
@@ -420,7 +409,7 @@ static const struct qapi_member drive_members[] = {
 	{ "on-source-error", &job_on_error, QAPI_OPT, NULL },
 	{ "on-target-error", &job_on_error, QAPI_OPT, NULL },
 	{ "unmap", &qapi_bool, QAPI_OPT, NULL },
-	{ "copy-mode", &copy_mode, QAPI_OPT, NULL },
+	{ "copy-mode", &mirror_copy_mode, QAPI_OPT, NULL },
 	{ "auto-finalize", &qapi_bool, QAPI_OPT, NULL },
 	{ "auto-dismiss", &qapi_bool, QAPI_OPT, NULL },
 	{ "x-force", &qapi_bool, QAPI_OPT, NULL },

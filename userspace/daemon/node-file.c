@@ -10,6 +10,7 @@
 
 #include "../lib/log.h"
 #include "ctl.h"
+#include "fleece.h"
 #include "node.h"
 
 /* The sentence for an open(2) that failed; QEMU's words. */
@@ -81,16 +82,27 @@ static int file_descriptor(struct node *n, struct err *e)
 }
 
 /* After a restart: the loop device that the kernel's tables still hold, with its locks. */
-static void file_adopt_loop(struct node *n)
+static void file_adopt_loop(struct node *n, dev_t known)
 {
+	struct image_lock want = { n->read_only ? IMAGE_LOCK_BACKING_PERM : IMAGE_LOCK_ACTIVE_PERM,
+				   IMAGE_LOCK_UNSHARED };
 	struct loop_dev loop = LOOP_DEV_INIT;
+	struct err e = ERR_INIT;
 
-	/* There are two while a job writes a backing image. */
-	if (n->driver != NODE_FILE || (loop_find_mode(n->dev, n->ino, 0, n->read_only, &loop, NULL) &&
-				       loop_find(n->dev, n->ino, 0, &loop, NULL)))
+	/* There are two while a job writes a backing image: the state knows which. */
+	if (n->driver != NODE_FILE ||
+	    (loop_find_number(n->dev, n->ino, 0, known, &loop, NULL) &&
+	     loop_find_mode(n->dev, n->ino, 0, n->read_only, &loop, NULL) &&
+	     loop_find(n->dev, n->ino, 0, &loop, NULL)))
 		return;
 	n->loop = loop;
 	n->lock_adopted = true;
+	if (image_lock_held(n->fd))
+		return;
+	log_notice("'%s': its loop device has no locks, they are taken anew", n->filename);
+	if (image_lock_change(n->fd, n->filename, &n->lock, want, &e))
+		log_warn("Others may use an image that is open here: %s", e.msg);
+	err_clear(&e);
 }
 
 static void file_discard(struct node *n)
@@ -119,7 +131,7 @@ int node_file_open(enum node_driver driver, const char *filename, const char *na
 		return r;
 	}
 	if (flags.adopt)
-		file_adopt_loop(n);
+		file_adopt_loop(n, flags.loop);
 	node_link(n);
 	*ret = n;
 	return 0;
@@ -135,6 +147,8 @@ int node_layer_device(struct node *n, dev_t *ret, struct err *e)
 	};
 	int r;
 
+	if (n->driver == NODE_ACCESS)
+		return fleece_device(n, ret, e);
 	if (p->driver == NODE_HOST_DEVICE) {
 		*ret = p->rdev;
 		return 0;
@@ -169,6 +183,8 @@ static void retake_lock(struct node *p)
 
 void node_retake_locks(struct node *top)
 {
+	if (node_is_filter(top)) /* the image under it is the disk's */
+		return;
 	for (struct node *n = top; n && !n->users && n->parents <= (n != top); n = n->backing) {
 		if (node_protocol(n)->lock_adopted)
 			retake_lock(node_protocol(n));

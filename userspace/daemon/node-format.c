@@ -35,6 +35,8 @@ static int open_qcow2(struct node *n, struct node_open_flags flags, struct err *
 	if (r)
 		return r;
 	qcow2_get_info(n->img, &n->info);
+	if (n->info.invalid && !flags.adopt)
+		return node_check_valid(n, e);
 	n->size = n->info.virtual_size;
 	if (n->info.backing_file)
 		n->backing_name = xstrdup(n->info.backing_file);
@@ -98,6 +100,47 @@ int node_format_open(enum node_driver driver, struct node *file, const char *nam
 	node_link(n);
 	*ret = n;
 	return 0;
+}
+
+int node_as_image(struct node **n, struct err *e)
+{
+	struct node_open_flags flags = { 0 };
+	struct node *p = *n, *raw;
+	int r;
+
+	if (!node_is_protocol(p))
+		return 0;
+	list_for_each(raw, &node_list, link) {
+		if (raw->implicit && raw->file == p) {
+			*n = raw;
+			return 0;
+		}
+	}
+	if (p->parents)
+		return 0;
+	r = node_format_open(NODE_RAW, p, NULL, p->read_only, flags, n, e);
+	if (!r)
+		(*n)->implicit = true;
+	return r;
+}
+
+static struct node *unused(void)
+{
+	struct node *n;
+
+	list_for_each(n, &node_list, link) {
+		if (n->implicit && !n->parents && !n->users)
+			return n;
+	}
+	return NULL;
+}
+
+void node_drop_unused(void)
+{
+	struct node *n;
+
+	while ((n = unused()))
+		node_put(n);
 }
 
 int node_open_image(enum node_driver driver, const char *filename, const char *name, bool read_only,

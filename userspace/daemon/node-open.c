@@ -5,11 +5,12 @@
 #include <sys/stat.h>
 
 #include "ctl.h"
+#include "fleece.h"
 #include "node.h"
 
 static int add(struct json *opts, bool root, bool child_ro, struct node **ret, struct err *e);
 
-static int check_unsupported(struct json *opts, struct err *e)
+int node_check_options(struct json *opts, struct err *e)
 {
 	const char *s = NULL;
 	bool b = false;
@@ -132,7 +133,7 @@ int node_open_header_chain(struct node *top, struct err *e)
 }
 
 /* A reference (a string) or options (an object). */
-static int child(struct json *val, bool child_ro, struct node **ret, struct err *e)
+int node_child(struct json *val, bool child_ro, struct node **ret, struct err *e)
 {
 	const char *name = json_str_of(val);
 
@@ -144,7 +145,33 @@ static int child(struct json *val, bool child_ro, struct node **ret, struct err 
 	return 0;
 }
 
-static int attach_backing(struct node *n, struct json *opts, struct err *e)
+int node_attach_backing(struct node *n, struct node *b, struct err *e)
+{
+	int r = node_as_image(&b, e);
+
+	if (r)
+		return r;
+	if (node_is_filter(b))
+		r = err_set(e, EINVAL,
+			    "Node '%s' is a %s node: 'backing' must be a raw or qcow2 node",
+			    b->name, node_driver_name(b->driver));
+	else if (node_is_protocol(b))
+		r = err_set(e, EINVAL, "Node '%s' is a protocol node: 'backing' must be a format node",
+			    b->name);
+	if (!r)
+		r = check_loop(b, n, e);
+	if (!r)
+		r = node_check_backing(b, e);
+	if (!r && b->users)
+		r = err_set(e, EBUSY, "Node '%s' is busy: it is exported", b->name);
+	if (!r && !b->read_only)
+		r = node_make_read_only(b, e);
+	if (!r)
+		node_set_backing(n, b);
+	return r;
+}
+
+static int open_backing(struct node *n, struct json *opts, struct err *e)
 {
 	struct json *val = json_get(opts, "backing");
 	struct node *b;
@@ -154,28 +181,15 @@ static int attach_backing(struct node *n, struct json *opts, struct err *e)
 		return 0;
 	if (!val)
 		return node_open_header_chain(n, e);
-	r = child(val, true, &b, e);
+	r = node_child(val, true, &b, e);
 	if (r) {
 		err_prefix(e, "Could not open backing file");
 		return r;
 	}
-	if (node_is_protocol(b))
-		r = err_set(e, EINVAL, "Node '%s' is a protocol node: 'backing' must be a format node",
-			    b->name);
-	if (!r)
-		r = check_loop(b, n, e);
-	if (!r)
-		r = node_check_free(b, e);
-	if (!r && b->users)
-		r = err_set(e, EBUSY, "Node '%s' is busy: it is exported", b->name);
-	if (!r && !b->read_only)
-		r = node_make_read_only(b, e);
-	if (r) {
+	r = node_attach_backing(n, b, e);
+	if (r)
 		node_put(b);
-		return r;
-	}
-	node_set_backing(n, b);
-	return 0;
+	return r;
 }
 
 static int add_format(enum node_driver driver, struct json *opts, const char *name, bool ro,
@@ -188,7 +202,7 @@ static int add_format(enum node_driver driver, struct json *opts, const char *na
 
 	if (!val)
 		return err_set(e, EINVAL, "A block device must be specified for \"file\"");
-	r = child(val, ro, &file, e);
+	r = node_child(val, ro, &file, e);
 	if (r)
 		return r;
 	/* Once more: the child may have taken the name. */
@@ -200,7 +214,7 @@ static int add_format(enum node_driver driver, struct json *opts, const char *na
 		return r;
 	}
 	if (driver == NODE_QCOW2) {
-		r = attach_backing(n, opts, e);
+		r = open_backing(n, opts, e);
 		if (r) {
 			node_put(n);
 			return r;
@@ -215,9 +229,17 @@ static int add_protocol(enum node_driver driver, struct json *opts, const char *
 {
 	struct node_open_flags flags = { 0 };
 	const char *filename;
-	int r = json_need_str(opts, "filename", &filename, e);
+	bool fall_back = false;
+	int r;
 
-	return r ? r : node_file_open(driver, filename, name, ro, flags, ret, e);
+	if ((r = json_need_str(opts, "filename", &filename, e)) ||
+	    (r = json_opt_bool(opts, "auto-read-only", &fall_back, e)))
+		return r;
+	r = node_file_open(driver, filename, name, ro, flags, ret, e);
+	if (ro || !fall_back || (r != -EROFS && r != -EACCES && r != -EPERM))
+		return r;
+	err_clear(e);
+	return node_file_open(driver, filename, name, true, flags, ret, e);
 }
 
 static int driver_option(struct json *opts, enum node_driver *ret, struct err *e)
@@ -227,7 +249,7 @@ static int driver_option(struct json *opts, enum node_driver *ret, struct err *e
 
 	if (r)
 		return r;
-	for (enum node_driver d = NODE_FILE; d <= NODE_QCOW2; d++) {
+	for (enum node_driver d = NODE_FILE; d <= NODE_ACCESS; d++) {
 		if (streq(name, node_driver_name(d))) {
 			*ret = d;
 			return 0;
@@ -244,13 +266,16 @@ static int add(struct json *opts, bool root, bool child_ro, struct node **ret, s
 	bool ro = child_ro;
 	int r;
 
-	if ((r = driver_option(opts, &driver, e)) || (r = json_opt_str(opts, "node-name", &name, e)) ||
-	    (r = json_opt_bool(opts, "read-only", &ro, e)) || (r = check_unsupported(opts, e)))
+	if ((r = driver_option(opts, &driver, e)) ||
+	    (r = json_opt_str(opts, "node-name", &name, e)) ||
+	    (r = json_opt_bool(opts, "read-only", &ro, e)) || (r = node_check_options(opts, e)))
 		return r;
 	if (root && !name)
 		return err_set(e, EINVAL, "'node-name' must be specified for the root node");
 	if (name && (r = node_check_name(name, e)))
 		return r;
+	if (driver == NODE_CBW || driver == NODE_ACCESS)
+		return fleece_add(driver, opts, name, ret, e);
 	return driver == NODE_RAW || driver == NODE_QCOW2 ?
 		       add_format(driver, opts, name, ro, ret, e) :
 		       add_protocol(driver, opts, name, ro, ret, e);

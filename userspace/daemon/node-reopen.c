@@ -3,8 +3,9 @@
  * A backing image becomes writable for a job, and read-only again.
  *
  * A descriptor that was opened for reading stays as it is, and so does the loop device made of it,
- * which tables of the kernel use; beside it there is a second one for writing, with the locks.
- * Both are direct: what is written through one is read through the other.
+ * which tables of the kernel use, with its locks: they outlive the daemon as the loop device does.
+ * Beside it there is a second one for writing, with locks of its own. Both are direct: what is
+ * written through one is read through the other.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -104,24 +105,22 @@ static int reopen(struct node *n, int fd, struct err *e)
 {
 	struct image_lock want = { IMAGE_LOCK_ACTIVE_PERM, IMAGE_LOCK_UNSHARED }, got = { 0, 0 };
 	struct node *p = n->file;
-	struct image_lock was = p->lock;
 	struct qcow2 *img = NULL;
 	struct qio *qio = NULL;
 	int r;
 
-	r = p->lock_adopted ?
-		    image_lock_beside(fd, p->filename, want.perm, want.unshared, &got, e) :
-		    image_lock_move(p->fd, &p->lock, fd, p->filename, want, &got, e);
+	r = p->lock_adopted ? image_lock_beside(fd, p->filename, want.perm, want.unshared, &got, e)
+			    : image_lock_join(p->fd, &p->lock, fd, p->filename, want, &got, e);
 	if (r)
 		return r;
 	r = open_image(n, fd, true, &qio, &img, e);
 	if (r) {
-		if (!p->lock_adopted)
-			(void)image_lock_move(fd, &got, p->fd, p->filename, was, &p->lock, NULL);
+		image_unlock(fd, &got);
 		return r;
 	}
 	swap_image(n, qio, img);
 	core_lock();
+	p->ro_lock = p->lock;
 	p->lock = got;
 	p->ro_fd = p->fd;
 	p->ro_loop = p->loop;
@@ -155,7 +154,6 @@ int node_make_writable(struct node *n, struct err *e)
 
 static int return_reopened(struct node *n, struct err *e)
 {
-	struct image_lock want = { IMAGE_LOCK_BACKING_PERM, IMAGE_LOCK_UNSHARED }, got = { 0, 0 };
 	struct node *p = n->file;
 	struct qcow2 *img = NULL;
 	struct qio *qio = NULL;
@@ -166,12 +164,10 @@ static int return_reopened(struct node *n, struct err *e)
 		return r;
 	swap_image(n, qio, img);
 	loop_detach(&p->loop);
-	/* What an adopted loop device of the chain holds stays; a writer's goes with its loop device. */
-	if (!p->lock_adopted && image_lock_move(fd, &p->lock, p->ro_fd, p->filename, want, &got, e))
-		log_warn("%s", e->msg);
-	err_clear(e);
+	image_unlock(fd, &p->lock);
 	core_lock();
-	p->lock = got;
+	p->lock = p->ro_lock;
+	p->ro_lock = (struct image_lock){ 0, 0 };
 	p->fd = p->ro_fd;
 	p->ro_fd = -1;
 	p->loop = p->ro_loop;
@@ -187,7 +183,7 @@ int node_return(struct node *n, struct err *e)
 	struct node *p = node_protocol(n);
 	int r;
 
-	if (!p->reopened)
+	if (node_is_filter(n) || !p->reopened)
 		return 0;
 	r = p->ro_fd < 0 ? node_make_read_only(n, e) : return_reopened(n, e);
 	if (r)
@@ -198,7 +194,7 @@ int node_return(struct node *n, struct err *e)
 }
 
 /* After a restart: what node_return() goes back to. */
-int node_restore_reopened(struct node *n, bool second, struct err *e)
+int node_restore_reopened(struct node *n, bool second, dev_t loop, struct err *e)
 {
 	struct node *p = n->file;
 
@@ -208,7 +204,8 @@ int node_restore_reopened(struct node *n, bool second, struct err *e)
 	p->ro_fd = open(p->filename, O_RDONLY | O_DIRECT | O_CLOEXEC | O_NONBLOCK);
 	if (p->ro_fd < 0)
 		return err_set(e, errno, "Could not open '%s': %s", p->filename, strerror(errno));
-	(void)loop_find_mode(p->dev, p->ino, 0, true, &p->ro_loop, NULL);
+	if (loop_find_number(p->dev, p->ino, 0, loop, &p->ro_loop, NULL))
+		(void)loop_find_mode(p->dev, p->ino, 0, true, &p->ro_loop, NULL);
 	return 0;
 }
 
@@ -220,6 +217,7 @@ void node_stay_writable(struct node *n)
 	loop_detach(&p->ro_loop);
 	closep(&p->ro_fd);
 	p->ro_fd = -1;
+	p->ro_lock = (struct image_lock){ 0, 0 };
 }
 
 int node_write_backing(struct node *n, const struct node *backing, const char *name,
@@ -247,4 +245,30 @@ int node_write_backing(struct node *n, const struct node *backing, const char *n
 	core_unlock();
 	free(old);
 	return r;
+}
+
+void node_mark_invalid(struct node *n, const char *why)
+{
+	struct err e = ERR_INIT;
+	int r;
+
+	if (n->driver != NODE_QCOW2)
+		return;
+	r = node_make_writable(n, &e);
+	if (!r) {
+		/* The strings of @n->info are the image's own; queries must not meet their end. */
+		core_lock();
+		n->info.invalid = NULL;
+		core_unlock();
+		r = qcow2_set_invalid(n->img, why, &e);
+		core_lock();
+		qcow2_get_info(n->img, &n->info);
+		core_unlock();
+	}
+	if (!r)
+		r = node_return(n, &e);
+	if (r)
+		log_warn("'%s' must not be used any more (%s), and could not be marked: %s",
+			 n->file->filename, why, e.msg);
+	err_clear(&e);
 }

@@ -5,7 +5,9 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "../lib/log.h"
 #include "ctl.h"
+#include "fleece.h"
 #include "node.h"
 
 struct list node_list = LIST_INIT(node_list);
@@ -17,6 +19,8 @@ static const char *const driver_names[] = {
 	[NODE_HOST_DEVICE] = "host_device",
 	[NODE_RAW] = "raw",
 	[NODE_QCOW2] = "qcow2",
+	[NODE_CBW] = "copy-before-write",
+	[NODE_ACCESS] = "snapshot-access",
 };
 
 const char *node_driver_name(enum node_driver d)
@@ -74,8 +78,7 @@ void node_link(struct node *n)
 static void release_file(struct node *file)
 {
 	loop_detach(&file->loop);
-	if (!file->lock_adopted)
-		image_unlock(file->fd, &file->lock);
+	image_unlock(file->fd, &file->lock);
 	file->lock_adopted = false;
 }
 
@@ -101,8 +104,14 @@ void node_put(struct node *n)
 {
 	while (n && !n->monitor && !n->parents && !n->users) {
 		struct node *file = n->file, *backing = n->backing;
+		struct node *filtered = n->filtered, *target = n->target;
+		struct err e = ERR_INIT;
 
+		if (node_is_filter(n) && fleece_end(n, &e))
+			log_warn("node '%s': %s", n->name, e.msg);
+		err_clear(&e);
 		node_free(n);
+		fleece_put_children(filtered, target);
 		if (file) {
 			core_lock();
 			file->parents--;
@@ -169,41 +178,77 @@ static const struct node *parent_of(const struct node *n)
 	struct node *p;
 
 	list_for_each(p, &node_list, link) {
-		if (p->file == n || p->backing == n)
+		if (p->file == n || p->backing == n || p->filtered == n || p->target == n)
 			return p;
 	}
 	return NULL;
 }
 
-int node_check_free(const struct node *n, struct err *e)
+/* Who uses a file node does so through the implicit node above it, of which nobody knows. */
+static const struct node *used_as(const struct node *n)
 {
 	const struct node *p = parent_of(n);
+
+	return p && p->implicit ? p : n;
+}
+
+int node_check_free(const struct node *node, struct err *e)
+{
+	const struct node *n = used_as(node), *p = parent_of(n);
 
 	if (n->job)
 		return err_set(e, EBUSY,
 			       "Node '%s' is busy: block device is in use by block job: %s",
-			       n->name, n->job_type);
+			       node_shown(n)->name, n->job_type);
 	if (p)
-		return err_set(e, EBUSY, "Node '%s' is busy: node is used as %s of '%s'", n->name,
-			       p->file == n ? "file" : "backing hd", p->name);
-	return 0;
+		return err_set(e, EBUSY, "Node '%s' is busy: node is used as %s of '%s'",
+			       node_shown(n)->name,
+			       p->backing == n	? "backing hd"
+			       : p->target == n ? "target"
+						: "file",
+			       node_shown(p)->name);
+	return node_check_valid(n, e);
+}
+
+int node_check_backing(const struct node *n, struct err *e)
+{
+	const struct node *p = parent_of(n);
+
+	if (!n->job && n->read_only && p && p->backing == n)
+		return node_check_valid(n, e);
+	return node_check_free(n, e);
+}
+
+int node_check_valid(const struct node *n, struct err *e)
+{
+	if (n->driver != NODE_QCOW2 || !n->info.invalid)
+		return 0;
+	return err_set(
+		e, EINVAL,
+		"Image '%s' is not valid any more: %s; delete it (qemu-img can read it still)",
+		n->file->filename, n->info.invalid);
 }
 
 int node_del(const char *name, struct err *e)
 {
 	struct node *n = node_find(name);
+	const struct node *as;
+	int r;
 
 	if (!n)
 		return err_set(e, ENOENT, "Failed to find node with node-name='%s'", name);
-	if (n->job)
+	as = used_as(n);
+	if (as->job || (as->parents && parent_of(as)->backing == as))
 		return node_check_free(n, e);
 	if (!n->monitor)
 		return err_set(e, EPERM, "Node %s is not owned by the monitor", name);
-	if (n->parents && parent_of(n)->backing == n)
-		return node_check_free(n, e);
 	if (n->parents || n->users)
 		return err_set(e, EBUSY, "Block device %s is in use%s", name,
-			       n->users ? ": it is exported, block-export-del comes first" : "");
+			       n->users && !n->parents
+				       ? ": it is exported, block-export-del comes first"
+				       : "");
+	if (node_is_filter(n) && (r = fleece_end(n, e)))
+		return r;
 	core_lock();
 	n->monitor = false;
 	core_unlock();
@@ -211,15 +256,24 @@ int node_del(const char *name, struct err *e)
 	return 0;
 }
 
+static int64_t loop_number(const struct loop_dev *l)
+{
+	return l->number < 0 ? 0 : (int64_t)l->devno;
+}
+
 static struct json *node_save_one(const struct node *n)
 {
-	return json_pack("{s:s, s:s, s:b, s:b, s:b, s:b, s:s?, s:s?, s:s?, s:s?}", "name", n->name, "driver",
-			 node_driver_name(n->driver), "read-only", n->read_only, "reopened",
-			 n->file && n->file->reopened, "second-file",
-			 n->file && n->file->ro_fd >= 0, "monitor",
-			 n->monitor, "filename", n->filename, "file",
-			 n->file ? n->file->name : NULL, "backing",
-			 n->backing ? n->backing->name : NULL, "backing-name", n->backing_name);
+	struct json *o = json_pack(
+		"{s:s, s:s, s:b, s:b, s:b, s:b, s:b, s:I, s:I, s:s?, s:s?, s:s?, s:s?}", "name", n->name,
+		"driver", node_driver_name(n->driver), "read-only", n->read_only, "reopened",
+		n->file && n->file->reopened, "second-file", n->file && n->file->ro_fd >= 0,
+		"monitor", n->monitor, "implicit", n->implicit, "loop", loop_number(&n->loop), "second-loop",
+		n->file ? loop_number(&n->file->ro_loop) : (int64_t)0, "filename", n->filename,
+		"file", n->file ? n->file->name : NULL, "backing",
+		n->backing ? n->backing->name : NULL, "backing-name", n->backing_name);
+
+	fleece_save(n, o);
+	return o;
 }
 
 struct json *node_save(void)
@@ -243,13 +297,21 @@ static int driver_of(const char *name, enum node_driver *ret, struct err *e)
 	return err_set(e, EINVAL, "state: node driver '%s' is unknown", name);
 }
 
-/* Protocol nodes first (@protocols), then format nodes, in the order of the file. */
-static int restore_one(struct json *j, bool protocols, struct err *e)
+/* Protocol nodes first, then format nodes, then filters, in the order of the file. */
+static unsigned pass_of(enum node_driver d)
+{
+	return d == NODE_FILE || d == NODE_HOST_DEVICE ? 0
+	       : d == NODE_RAW || d == NODE_QCOW2      ? 1
+						       : 2;
+}
+
+static int restore_one(struct json *j, unsigned pass, struct err *e)
 {
 	struct node_open_flags flags = { .adopt = true };
 	const char *name, *drv, *filename = NULL, *file = NULL;
 	bool ro, monitor;
 	enum node_driver driver = NODE_RAW;
+	int64_t loop = 0, second = 0;
 	struct node *n;
 	int r;
 
@@ -257,11 +319,15 @@ static int restore_one(struct json *j, bool protocols, struct err *e)
 	    (r = json_need_bool(j, "read-only", &ro, e)) ||
 	    (r = json_need_bool(j, "monitor", &monitor, e)) || (r = driver_of(drv, &driver, e)) ||
 	    (r = json_opt_str(j, "filename", &filename, e)) ||
-	    (r = json_opt_str(j, "file", &file, e)))
+	    (r = json_opt_str(j, "file", &file, e)) || (r = json_opt_int(j, "loop", &loop, e)) ||
+	    (r = json_opt_int(j, "second-loop", &second, e)))
 		return r;
-	if ((driver == NODE_FILE || driver == NODE_HOST_DEVICE) != protocols)
+	flags.loop = (dev_t)loop;
+	if (pass_of(driver) != pass)
 		return 0;
-	if (protocols) {
+	if (pass == 2) {
+		r = fleece_restore(driver, j, name, &n, e);
+	} else if (pass == 0) {
 		r = node_file_open(driver, filename, name, ro, flags, &n, e);
 	} else {
 		struct node *f = file ? node_find(file) : NULL;
@@ -270,10 +336,13 @@ static int restore_one(struct json *j, bool protocols, struct err *e)
 			return err_set(e, EINVAL, "state: node '%s' has no file node", name);
 		r = node_format_open(driver, f, name, ro, flags, &n, e);
 		if (!r && json_bool_of(json_get(j, "reopened")))
-			r = node_restore_reopened(n, json_bool_of(json_get(j, "second-file")), e);
+			r = node_restore_reopened(n, json_bool_of(json_get(j, "second-file")),
+						  (dev_t)second, e);
 	}
-	if (!r)
+	if (!r) {
 		n->monitor = monitor;
+		n->implicit = json_bool_of(json_get(j, "implicit"));
+	}
 	return r;
 }
 
@@ -296,9 +365,9 @@ int node_restore(struct json *nodes, struct err *e)
 {
 	int r = 0;
 
-	for (unsigned pass = 0; pass < 2; pass++) {
+	for (unsigned pass = 0; pass < 3; pass++) {
 		for (size_t i = 0; i < json_len(nodes) && !r; i++)
-			r = restore_one(json_at(nodes, i), pass == 0, e);
+			r = restore_one(json_at(nodes, i), pass, e);
 	}
 	for (size_t i = 0; i < json_len(nodes) && !r; i++)
 		r = restore_backing(json_at(nodes, i));

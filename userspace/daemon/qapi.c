@@ -127,13 +127,10 @@ static int check_leaf(struct visit *v, const struct qapi_type *type, const struc
 	case QAPI_K_INT:
 		return json_int_of(val, &i) ? 0 : wrong_type(v, p, "integer");
 	case QAPI_K_SIZE:
-		if (!json_is(val, JSON_INT))
-			return wrong_type(v, p, "integer");
-		return json_u64_of(val, &u) ? 0
-					    : complain(v, "Parameter '%s' expects %s", p, "uint64");
+		return json_u64_of(val, &u) ? 0 : complain(v, "Parameter '%s' expects %s", p, "uint64");
 	case QAPI_K_UINT32:
 		if (!json_is(val, JSON_INT))
-			return wrong_type(v, p, "integer");
+			return complain(v, "Parameter '%s' expects %s", p, "uint64");
 		if (json_u64_of(val, &u) && u <= UINT32_MAX)
 			return 0;
 		return complain(v, "Parameter '%s' expects %s", p, "uint32_t");
@@ -176,7 +173,10 @@ static int visit_enum(struct visit *v, const struct qapi_type *type, struct json
 			return 0;
 		}
 	}
-	return complain(v, "Parameter '%s' does not accept value '%s'", p, s);
+	if (!p || !p->name)
+		return complain(v, "Parameter '%s' does not accept value '%s'", p, s);
+	/* As QEMU: not where it is, for the value tells. */
+	return err_set(v->e, EINVAL, "Parameter '%s' does not accept value '%s'", p->name, s);
 }
 
 /* --- containers --- */
@@ -312,7 +312,10 @@ static int visit_alternate(struct visit *v, const struct qapi_type *type, struct
 		for (const struct qapi_branch *b = type->branches; b->type; b++)
 			if (accepts_kind(b->type, kind, pass == 1))
 				return visit_type(v, b->type, val, p, out);
-	return wrong_type(v, p, type->name);
+	if (!p || !p->name)
+		return wrong_type(v, p, type->name);
+	return err_set(v->e, EINVAL, "Invalid parameter type for '%s', expected: %s", p->name,
+		       type->name);
 }
 
 static int visit_type(struct visit *v, const struct qapi_type *type, struct json *val,

@@ -32,14 +32,15 @@ static struct json *image_info(const struct node *n, bool flat)
 {
 	const struct node *p = node_protocol((struct node *)n);
 	struct json *j = json_pack("{s:I, s:s, s:s, s:I, s:b}", "virtual-size", (int64_t)n->size,
-				   "filename", p->filename, "format", node_driver_name(n->driver),
+				   "filename", p->filename, "format",
+				   node_driver_name(node_shown(n)->driver),
 				   "actual-size", (int64_t)actual_size(n), "dirty-flag",
 				   n->info.dirty);
 
-	if (n->driver == NODE_QCOW2) {
+	if (n->driver == NODE_QCOW2 || n->driver == NODE_CBW)
 		json_add(j, "cluster-size", json_int(n->info.cluster_size));
+	if (n->driver == NODE_QCOW2)
 		json_add(j, "format-specific", format_specific(n));
-	}
 	if (n->backing_name || n->backing) {
 		json_add(j, "backing-filename",
 			 json_str(n->backing_name ? n->backing_name :
@@ -66,11 +67,11 @@ static unsigned backing_depth(const struct node *n)
 
 static struct json *node_info(const struct node *n, bool flat)
 {
-	const struct node *p = node_protocol((struct node *)n);
+	const struct node *p = node_protocol((struct node *)n), *shown = node_shown(n);
 	struct json *j = json_pack(
 		"{s:b, s:s, s:b, s:s, s:s, s:i, s:s, s:i, s:{s:b, s:b, s:b}, s:I, s:o}", "ro",
-		n->read_only, "drv", node_driver_name(n->driver), "encrypted", 0, "node-name",
-		n->name, "file", p->filename, "backing_file_depth", (int)backing_depth(n),
+		n->read_only, "drv", node_driver_name(shown->driver), "encrypted", 0, "node-name",
+		shown->name, "file", p->filename, "backing_file_depth", (int)backing_depth(n),
 		"detect_zeroes", "off", "write_threshold", 0, "cache", "no-flush", 0, "direct", 1,
 		"writeback", 1, "bps", (int64_t)0, "image", image_info(n, flat));
 	static const char *const zeros[] = { "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr" };
@@ -89,8 +90,10 @@ static void cmd_named_nodes(struct qmp_call *call)
 	struct node *n;
 
 	core_lock();
-	list_for_each(n, &node_list, link)
-		json_append(arr, node_info(n, flat));
+	list_for_each(n, &node_list, link) {
+		if (!n->implicit)
+			json_append(arr, node_info(n, flat));
+	}
 	core_unlock();
 	ctl_answer(call, arr);
 }
@@ -174,9 +177,11 @@ static void stats_of_nodes(struct json *arr)
 	static const uint64_t zeros[17];
 	struct node *n;
 
-	list_for_each(n, &node_list, link)
-		json_append(arr, json_pack("{s:s, s:o}", "node-name", n->name, "stats",
-					   stats_of(zeros)));
+	list_for_each(n, &node_list, link) {
+		if (!n->implicit)
+			json_append(arr, json_pack("{s:s, s:o}", "node-name", n->name, "stats",
+						   stats_of(zeros)));
+	}
 }
 
 static void cmd_blockstats(struct qmp_call *call)
@@ -192,7 +197,7 @@ static void cmd_blockstats(struct qmp_call *call)
 		list_for_each(x, &export_list, link) {
 			read_counters(x->view->dm, c);
 			json_append(arr, json_pack("{s:s, s:s, s:o}", "device", x->view->dm,
-						   "node-name", x->view->top->name, "stats",
+						   "node-name", node_shown(x->view->top)->name, "stats",
 						   stats_of(c)));
 		}
 	}

@@ -200,7 +200,7 @@ static void no_space(struct view *v, const struct node *n, const struct err *e)
 		return;
 	event_post("BLOCK_IO_ERROR",
 		   json_pack("{s:s, s:s, s:s, s:s, s:s, s:b, s:s}", "qom-path", "", "device", v->dm,
-			     "node-name", n->name, "operation", "write", "action", "stop",
+			     "node-name", node_shown(n)->name, "operation", "write", "action", "stop",
 			     "nospace", 1, "reason", e->msg));
 }
 
@@ -217,13 +217,13 @@ static void tell_error(struct view *v, struct node *n, const char *operation, co
 	if (e->code != EUCLEAN) {
 		event_post("BLOCK_IO_ERROR",
 			   json_pack("{s:s, s:s, s:s, s:s, s:s, s:b, s:s}", "qom-path", "",
-				     "device", v->dm, "node-name", n->name, "operation", operation,
+				     "device", v->dm, "node-name", node_shown(n)->name, "operation", operation,
 				     "action", "report", "nospace", 0, "reason", e->msg));
 		return;
 	}
 	if (!n->damage_told)
 		event_post("BLOCK_IMAGE_CORRUPTED",
-			   json_pack("{s:s, s:s, s:s, s:b}", "device", v->dm, "node-name", n->name,
+			   json_pack("{s:s, s:s, s:s, s:b}", "device", v->dm, "node-name", node_shown(n)->name,
 				     "msg", e->msg, "fatal", 0));
 	n->damage_told = true;
 }
@@ -378,7 +378,7 @@ static void serve_fail(struct view *v, const char *args)
 		  v->dm, args);
 	event_post("BLOCK_IO_ERROR",
 		   json_pack("{s:s, s:s, s:s, s:s, s:s, s:b, s:s}", "qom-path", "", "device", v->dm,
-			     "node-name", v->top->name, "operation", "write", "action", "report",
+			     "node-name", node_shown(v->top)->name, "operation", "write", "action", "report",
 			     "nospace", 0, "reason", "a mapping record could not be written"));
 }
 

@@ -6,6 +6,7 @@
 #include "core.h"
 #include "ctl.h"
 #include "export.h"
+#include "fleece.h"
 #include "job.h"
 #include "journal.h"
 #include "node.h"
@@ -141,9 +142,42 @@ static int restore_all(struct json *j, struct err *e)
 	if (!r) {
 		drop_leftovers();
 		job_go_on();
+		fleece_settle();
 		settle_unused();
 	}
 	return r;
+}
+
+static struct json *entry(struct json *arr, const char *key, const char *value)
+{
+	for (size_t i = 0; value && i < json_len(arr); i++) {
+		const char *got = json_str_of(json_get(json_at(arr, i), key));
+
+		if (got && streq(got, value))
+			return json_at(arr, i);
+	}
+	return NULL;
+}
+
+static const char *member(struct json *j, const char *key)
+{
+	return j ? json_str_of(json_get(j, key)) : NULL;
+}
+
+/* After a pivot that no client was told of the file alone says which image is active (I16). */
+static void tell_images(struct json *j)
+{
+	struct json *exports = json_get(j, "exports"), *nodes = json_get(j, "nodes");
+
+	for (size_t i = 0; i < json_len(exports); i++) {
+		struct json *x = json_at(exports, i);
+		struct json *view = entry(json_get(j, "views"), "dm", member(x, "dm"));
+		struct json *top = entry(nodes, "name", member(view, "top"));
+		const char *file = member(entry(nodes, "name", member(top, "file")), "filename");
+
+		if (file)
+			log_notice("the disk '%s' was on '%s'", member(x, "dm"), file);
+	}
 }
 
 int state_restore(struct err *e)
@@ -168,6 +202,7 @@ int state_restore(struct err *e)
 	saved = json_str_of(json_get(j, "boot"));
 	if (!saved || !streq(saved, boot)) {
 		log_notice("the machine was started anew: nodes and devices of the last run are gone");
+		tell_images(j);
 		return 0;
 	}
 	r = check_state(j, e);

@@ -16,6 +16,7 @@ struct txn {
 	size_t nr_prepared, nr_acted;
 	struct view **views; /* each once, in the order of the actions */
 	size_t nr_views, nr_suspended;
+	uint64_t held_ms; /* when the first was held; then, how long */
 	bool stands; /* done, whatever was said of a device that could not be resumed */
 };
 
@@ -42,6 +43,7 @@ static int suspend_all(struct txn *t, struct err *e)
 
 	for (size_t i = 0; i < t->nr_views; i++)
 		view_settle(t->views[i]);
+	t->held_ms = ev_now_ms();
 	while (t->nr_suspended < t->nr_views && !r) {
 		r = view_suspend_now(t->views[t->nr_suspended], e);
 		t->nr_suspended += !r;
@@ -57,7 +59,7 @@ static int resume_all(struct txn *t, struct err *e)
 	for (size_t i = 0; i < t->nr_suspended; i++) {
 		struct err one = ERR_INIT;
 
-		if (!view_resume(t->views[i], &one))
+		if (!view_resume_now(t->views[i], &one))
 			continue;
 		log_error("'%s': %s", t->views[i]->dm, one.msg);
 		if (!r)
@@ -66,6 +68,9 @@ static int resume_all(struct txn *t, struct err *e)
 				    t->views[i]->dm, one.msg);
 		err_clear(&one);
 	}
+	t->held_ms = ev_now_ms() - t->held_ms;
+	for (size_t i = 0; i < t->nr_suspended; i++)
+		view_resume_wait(t->views[i]);
 	t->nr_suspended = 0;
 	return r;
 }
@@ -186,7 +191,6 @@ static void let_jobs_run(struct txn *t)
 /* The moment: what the guests wait for. */
 static int change(struct txn *t, struct err *e)
 {
-	uint64_t t0 = ev_now_ms();
 	int r = suspend_all(t, e), late;
 
 	if (!r)
@@ -199,7 +203,8 @@ static int change(struct txn *t, struct err *e)
 	late = resume_all(t, r ? NULL : e);
 	if (t->nr_views)
 		log_info("%zu device%s held for %llu ms: %s", t->nr_views,
-			 t->nr_views == 1 ? "" : "s", (unsigned long long)(ev_now_ms() - t0), r ? "nothing changed" : "done");
+			 t->nr_views == 1 ? "" : "s", (unsigned long long)t->held_ms,
+			 r ? "nothing changed" : "done");
 	if (!r) {
 		let_jobs_run(t);
 		mark_jobs(t, false, false);

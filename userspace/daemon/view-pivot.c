@@ -2,9 +2,10 @@
 /*
  * A guest's device becomes another view: the end of a mirror and of a commit of the active image.
  *
- * Which image is active is in the state folder before the guest goes on. The daemon's memory, and
- * the file, know views by the kernel's names; which of them a device is bound to the device's
- * live table says (view-state.c), so the daemon, or its guard, may die between any two steps.
+ * Which image is active is in the state folder before the guest goes on (I16), whoever lets it: the
+ * guard resumes the table that goes with the state. The daemon's memory, and the file, know views
+ * by the kernel's names; which of them a device is bound to the device's live table says
+ * (view-state.c), so the daemon, or its guard, may die between any two steps.
  */
 #include <errno.h>
 
@@ -13,7 +14,6 @@
 #include "ctl.h"
 #include "export.h"
 #include "guard.h"
-#include "journal.h"
 #include "state.h"
 #include "view.h"
 
@@ -42,6 +42,7 @@ static void swap_devices(struct view *a, struct view *b)
 	SWAP(a->dm, b->dm);
 	SWAP(a->uuid, b->uuid);
 	SWAP(a->internal, b->internal);
+	SWAP(a->held_at, b->held_at);
 	list_for_each(x, &export_list, link) {
 		if (x->view == a)
 			x->view = b;
@@ -53,13 +54,32 @@ static void swap_devices(struct view *a, struct view *b)
 	pthread_mutex_unlock(&a->lock);
 }
 
+int view_pivot_prepare(struct view *disk, struct view *target, struct err *e)
+{
+	int r;
+
+	guard_undo(disk->dm, "");
+	r = view_load_table_into(target, disk->dm, e);
+	if (r)
+		view_pivot_cancel(disk);
+	return r;
+}
+
+void view_pivot_cancel(struct view *disk)
+{
+	/* A resume would switch it, without the last writes. */
+	if (dm_clear(disk->dm, NULL))
+		(void)view_load_table(disk, NULL);
+	guard_keep();
+}
+
 /*
- * The target's own device lets go of the view: suspended, and without its guard's knowledge, for it
- * must stay so: only one device is live on a view.
+ * The target's own device lets go of the view: suspended, and without its guard's knowledge, for
+ * it must stay so: only one device is live on a view. The job has flushed it: nothing is left to
+ * commit.
  */
 static int let_go(struct view *target, struct err *e)
 {
-	view_settle(target);
 	return dm_suspend(target->dm, true, e);
 }
 
@@ -68,16 +88,20 @@ static int switch_device(struct view *disk, struct view *target, struct err *e)
 	int r;
 
 	swap_devices(disk, target);
+	guard_pivot(target->dm);
 	r = state_save(e);
-	if (!r)
-		r = view_load_table(target, e);
-	if (!r)
-		r = view_resume(target, e);
+	if (!r) {
+		guard_keep(); /* from here on a resume by anybody switches it */
+		r = view_resume_now(target, e);
+		if (!r)
+			r = view_check_table(target, e);
+	}
 	if (!r)
 		return 0;
-	(void)dm_clear(target->dm, NULL);
 	swap_devices(disk, target);
 	(void)state_save(NULL);
+	/* The new table may be the live one already. */
+	(void)view_load_table(disk, NULL);
 	return r;
 }
 
@@ -88,37 +112,17 @@ int view_pivot(struct view *disk, struct view *target, struct err *e)
 	hold(disk, true);
 	hold(target, true);
 	r = let_go(target, e);
-	if (!r)
+	if (r)
+		view_pivot_cancel(disk);
+	else
 		r = switch_device(disk, target, e);
 	if (r) {
+		guard_keep();
 		(void)dm_resume(target->dm, NULL);
 		(void)view_resume(disk, NULL);
 		hold(disk, false);
 	}
 	hold(target, false);
-	return r;
-}
-
-/* Its view is gone from the kernel: what was granted and not used is found by looking at the image. */
-int view_end(struct view *v, struct err *e)
-{
-	const struct qcow2_range all = { 0, UINT64_MAX };
-	struct node *top = v->top;
-	struct err leaks = ERR_INIT;
-	int r;
-
-	pthread_mutex_lock(&v->lock);
-	v->dead = true;
-	pthread_mutex_unlock(&v->lock);
-	r = dm_remove(v->dm, e);
-	if (r == -ENXIO)
-		r = 0;
-	if (top->driver != NODE_QCOW2 || top->read_only)
-		;
-	else if (qcow2_reclaim(top->img, &all, 1, 0, NULL, &leaks))
-		log_warn("'%s': unused space is not given back: %s", top->file->filename, leaks.msg);
-	else
-		journal_close(top->file->filename);
-	view_unlink(v);
+	view_resume_wait(target);
 	return r;
 }

@@ -12,7 +12,6 @@
 #include "../lib/log.h"
 #include "ctl.h"
 #include "guard.h"
-#include "journal.h"
 #include "state.h"
 #include "view.h"
 
@@ -250,53 +249,6 @@ static int push_chain(struct view *v, struct node *top, struct err *e)
 	return 0;
 }
 
-static int make_table(const struct view *v, struct dm_table *t, struct err *e)
-{
-	_cleanup_strbuf_ struct strbuf s = STRBUF_INIT;
-	int r;
-
-	strbuf_addf(&s, "%s %u ", v->kname, v->block);
-	if (v->active == VIEW_NONE)
-		strbuf_adds(&s, "-");
-	else
-		strbuf_addf(&s, "%d", v->active);
-	strbuf_addf(&s, " %u", v->nr_layers);
-	for (unsigned i = 0; i < v->nr_layers; i++)
-		strbuf_addf(&s, " %d %u:%u 0", v->layers[i].id, major(v->layers[i].devno),
-			    minor(v->layers[i].devno));
-	strbuf_adds(&s, " 0");
-	r = dm_table_set(t, v->sectors, LIVECHAIN_TARGET_NAME, strbuf_str(&s));
-	return r ? err_set(e, -r, "Can't make a table for '%s'", v->dm) : 0;
-}
-
-int view_load_table(struct view *v, struct err *e)
-{
-	struct dm_table t = { 0 };
-	int r;
-
-	r = make_table(v, &t, e);
-	if (!r)
-		r = dm_load(v->dm, &t, !v->writable, e);
-	dm_table_done(&t);
-	return r;
-}
-
-int view_reload(struct view *v, struct err *e)
-{
-	int r = view_load_table(v, e);
-
-	if (r)
-		return r;
-	r = view_suspend(v, e);
-	if (!r)
-		r = view_resume(v, e);
-	if (r) { /* back to the table that is live still */
-		(void)dm_clear(v->dm, NULL);
-		(void)view_resume(v, NULL);
-	}
-	return r;
-}
-
 void view_settle(struct view *v)
 {
 	_cleanup_free_ struct view_status *st = xmalloc(sizeof(*st));
@@ -314,9 +266,12 @@ int view_suspend_now(struct view *v, struct err *e)
 	int r;
 
 	guard_hold(v->dm);
+	v->held_at = ev_now_ms();
 	r = dm_suspend(v->dm, true, e);
-	if (r)
+	if (r) {
+		v->held_at = 0;
 		guard_release(v->dm);
+	}
 	return r;
 }
 
@@ -327,12 +282,31 @@ int view_suspend(struct view *v, struct err *e)
 	return view_suspend_now(v, e);
 }
 
+int view_resume_now(struct view *v, struct err *e)
+{
+	int r = dm_resume_now(v->dm, &v->udev, e);
+
+	if (r)
+		return r;
+	if (v->held_at)
+		log_info("'%s': held for %llu ms", v->dm,
+			 (unsigned long long)(ev_now_ms() - v->held_at));
+	v->held_at = 0;
+	guard_release(v->dm);
+	return 0;
+}
+
+void view_resume_wait(struct view *v)
+{
+	dm_resume_wait(v->udev);
+	v->udev = 0;
+}
+
 int view_resume(struct view *v, struct err *e)
 {
-	int r = dm_resume(v->dm, e);
+	int r = view_resume_now(v, e);
 
-	if (!r)
-		guard_release(v->dm);
+	view_resume_wait(v);
 	return r;
 }
 
@@ -480,7 +454,7 @@ static int create_device(struct view *v, struct err *e)
 	dev_t devno;
 	int r;
 
-	r = make_table(v, &t, e);
+	r = view_make_table(v, &t, e);
 	if (!r)
 		r = dm_create(v->dm, v->uuid, &t, !v->writable, &devno, e);
 	dm_table_done(&t);
@@ -557,104 +531,4 @@ int view_start(struct node *top, const char *dm, bool writable, bool internal, s
 	set_ready(v);
 	*ret = v;
 	return 0;
-}
-
-static int parse_ranges(const char *text, struct qcow2_range **ret, size_t *ret_n)
-{
-	unsigned long long off, len;
-	int used;
-
-	while (sscanf(text, " %llu+%llu%n", &off, &len, &used) == 2) {
-		*ret = xreallocarray(*ret, *ret_n + 1, sizeof(**ret));
-		(*ret)[(*ret_n)++] = (struct qcow2_range){ off * 512, len * 512 };
-		text += used;
-	}
-	return 0;
-}
-
-int view_reclaim(struct view *v, int id, struct err *e)
-{
-	struct node *n = view_layer(v, id)->node;
-	_cleanup_free_ struct qcow2_range *ranges = NULL;
-	_cleanup_free_ char *reply = NULL;
-	size_t nr = 0;
-	int r;
-
-	if (!n || n->driver != NODE_QCOW2)
-		return 0;
-	r = view_message(v, e, &reply, "reclaim %d", id);
-	if (r)
-		return r;
-	parse_ranges(reply, &ranges, &nr);
-	/* An earlier daemon may have freed them already, and not told the kernel. */
-	if (nr && v->adopted)
-		r = qcow2_reclaim(n->img, ranges, nr, 0, NULL, e);
-	else if (nr)
-		r = qcow2_free_clusters(n->img, ranges, nr, 0, e);
-	if (!r)
-		r = view_message(v, e, NULL, "reclaim %d done", id);
-	if (!r && !v->adopted)
-		journal_close(n->file->filename);
-	return r;
-}
-
-int view_recover(struct view *v, struct node *n, struct err *e)
-{
-	if (!v->adopted || n->driver != NODE_QCOW2)
-		return 0;
-	return journal_recover(n->file->filename, n->img, e);
-}
-
-static void mark_dead(struct view *v, bool dead)
-{
-	pthread_mutex_lock(&v->lock);
-	v->dead = dead;
-	pthread_mutex_unlock(&v->lock);
-}
-
-/* No one has it open: nothing is written any more, what is unused can be taken back. */
-static int quiesce(struct view *v, struct err *e)
-{
-	struct dm_dev_info info;
-	int r = dm_get_info(v->dm, &info, e);
-
-	if (r || !info.exists)
-		return r;
-	if (info.open_count > 0)
-		return err_set(e, EBUSY,
-			       "'/dev/mapper/%s' is in use (%d open): unmount it or stop the VM first",
-			       v->dm, info.open_count);
-	return view_suspend(v, e);
-}
-
-/* What is granted from here on would be granted to nobody: the service stops first. */
-int view_stop(struct view *v, struct err *e)
-{
-	struct err leaks = ERR_INIT;
-	int r = quiesce(v, e);
-
-	if (r)
-		return r;
-	mark_dead(v, true);
-	/* What can't be given back now stays in the journal, for the next attach. */
-	if (v->active != VIEW_NONE && !v->failed && view_reclaim(v, v->active, &leaks))
-		log_warn("'%s': unused space is not given back: %s", v->dm, leaks.msg);
-	err_clear(&leaks);
-	r = dm_remove(v->dm, e);
-	if (r) {
-		(void)view_resume(v, NULL);
-		mark_dead(v, false);
-		return r;
-	}
-	guard_release(v->dm);
-	if (v->active != VIEW_NONE && view_recover(v, v->top, &leaks))
-		log_warn("'%s': %s", v->dm, leaks.msg);
-	view_unlink(v);
-	return 0;
-}
-
-void view_abandon(struct view *v)
-{
-	mark_dead(v, true);
-	view_unlink(v);
 }

@@ -68,6 +68,8 @@ struct view {
 	bool internal;
 	bool writable;
 	bool adopted; /* from an earlier daemon, which may have left clusters allocated */
+	uint64_t held_at; /* ev_now_ms() when its device was suspended; 0: it is not, by us */
+	uint32_t udev;	  /* dm_resume_now()'s cookie */
 	bool stale;   /* its live table has a layer that we do not know */
 	struct node *top;
 	struct node *next_top; /* the overlay that the transaction under way makes its top */
@@ -147,8 +149,11 @@ void view_settle(struct view *v);
 int view_suspend_now(struct view *v, struct err *e);
 int view_suspend(struct view *v, struct err *e);
 int view_resume(struct view *v, struct err *e);
+/* In two steps: the guest goes on when the first returns; the second may wait for udev. */
+int view_resume_now(struct view *v, struct err *e);
+void view_resume_wait(struct view *v);
 
-/* Makes a table with the layers as they are now live. */
+/* Makes a table with the layers as they are now live, though others may suspend and resume too. */
 int view_reload(struct view *v, struct err *e);
 
 /* Takes what the kernel has not used of the layer's grants and frees it. */
@@ -195,10 +200,16 @@ int views_forget_nodes(const struct node *in, struct node *const *nodes, unsigne
 /* view-pivot.c ------------------------------------------------------------ */
 
 /*
- * @disk, which is suspended, becomes @target: the guest's device goes on with the target's map and
- * layers. All of the target is loaded and durable, and its content is the disk's. On success @target
- * is the disk (name, export) and is live, and @disk is left to view_end(). On failure both are
- * live as before.
+ * While the guest works still: the table with which the disk goes on. Then either
+ * view_pivot() or view_pivot_cancel(), before anything else resumes the disk.
+ */
+int view_pivot_prepare(struct view *disk, struct view *target, struct err *e);
+void view_pivot_cancel(struct view *disk);
+/*
+ * @disk, which is suspended and prepared, becomes @target: the guest's device goes on with the
+ * target's map and layers. All of the target is loaded and durable, and its content is the disk's.
+ * On success @target is the disk (name, export) and is live, and @disk is left to view_end(). On
+ * failure both are live as before.
  */
 int view_pivot(struct view *disk, struct view *target, struct err *e);
 /* The end of what view_pivot() left. */
@@ -219,8 +230,17 @@ void view_pop_layer(struct view *v, int id);
 void view_link(struct view *v, struct node *top);
 int view_refresh(struct view *v, struct err *e);
 void view_unlink(struct view *v);
+
+/* view-table.c ------------------------------------------------------------ */
+
+/* @ret: to be ended with dm_table_done(). */
+int view_make_table(const struct view *v, struct dm_table *ret, struct err *e);
 /* Puts a table with the layers as they are now into the inactive slot. */
 int view_load_table(struct view *v, struct err *e);
+/* ... of the device @dm. */
+int view_load_table_into(struct view *v, const char *dm, struct err *e);
+/* Is the live table the one with the layers as they are now? -ESTALE: another. */
+int view_check_table(struct view *v, struct err *e);
 
 /* service.c ------------------------------------------------------------- */
 
