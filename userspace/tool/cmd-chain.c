@@ -118,6 +118,7 @@ static void report(struct tool *t, const struct shorten *s, const char *status)
 static int finish(struct tool *t, const struct shorten *s, struct err *e)
 {
 	bool active = streq(s->what, "commit") && s->top_at == 0;
+	struct dry_run p = plan(s);
 	enum wait_end end;
 	int r = job_run_wait(t, &s->run, active ? "block-job-complete" : NULL, &end, e);
 
@@ -125,7 +126,7 @@ static int finish(struct tool *t, const struct shorten *s, struct err *e)
 		fprintf(stderr, "The chain of %s is as it was\n", s->disk.name);
 	if (!r || (end == WAIT_LEFT && r == -ECANCELED))
 		report(t, s, r ? "running" : "completed");
-	return r;
+	return r ? r : nodes_delete(t, s->nodes, p.leave, p.stay, "the chain is shorter", e);
 }
 
 static int shorten(struct tool *t, struct shorten *s, const char *name, struct err *e)

@@ -115,30 +115,6 @@ int cmd_attach(struct tool *t, int argc, char **argv, struct err *e)
 	return attach(t, &a, e);
 }
 
-/* A node that the daemon let go with the export, or that it owns itself, is no error here. */
-static int delete_nodes(struct tool *t, const struct json *names, struct err *e)
-{
-	int r = 0;
-
-	for (size_t i = 0; i < json_len(names); i++) {
-		const char *name = json_str_of(json_at(names, i));
-		struct err why = ERR_INIT;
-
-		if (name[0] == '#')
-			continue;
-		if (!tool_qmp(t, "blockdev-del", json_pack("{s:s}", "node-name", name), NULL,
-			      &why) ||
-		    strstr(why.msg, "Failed to find node") ||
-		    strstr(why.msg, "is not owned by the monitor"))
-			continue;
-		if (!r)
-			r = err_set_class(e, why.cls, why.code,
-					  "the disk is detached, but its node '%s' stays: %s", name,
-					  why.msg);
-	}
-	return r;
-}
-
 int cmd_detach(struct tool *t, int argc, char **argv, struct err *e)
 {
 	static const struct option longs[] = { TOOL_OPTIONS };
@@ -157,7 +133,7 @@ int cmd_detach(struct tool *t, int argc, char **argv, struct err *e)
 		return -e->code;
 	r = tool_qmp(t, "block-export-del", json_pack("{s:s}", "id", d.id), NULL, e);
 	if (!r)
-		r = delete_nodes(t, names, e);
+		r = nodes_delete(t, names, 0, json_len(names), "the disk is detached", e);
 	if (r)
 		return r;
 	if (t->json)

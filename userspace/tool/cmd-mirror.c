@@ -13,6 +13,7 @@ struct mirror {
 	struct disk disk;
 	struct target target;
 	struct job_run run;
+	struct json *nodes; /* of the chain that the disk is on before */
 	bool pivot, finish, both;
 };
 
@@ -21,6 +22,7 @@ static void mirror_done(struct mirror *m)
 	disk_done(&m->disk);
 	target_done(&m->target);
 	job_run_done(&m->run);
+	json_unref(m->nodes);
 }
 
 static int start(struct tool *t, struct mirror *m, struct err *e)
@@ -71,6 +73,9 @@ static int wait_for_end(struct tool *t, const struct mirror *m, struct err *e)
 			m->target.shown, m->disk.name);
 	if (!r || (end == WAIT_LEFT && r == -ECANCELED))
 		report(t, m, r ? "running" : "completed");
+	if (!r && m->pivot)
+		r = nodes_delete(t, m->nodes, 0, json_len(m->nodes), "the disk is on its target",
+				 e);
 	return r;
 }
 
@@ -94,7 +99,8 @@ static int mirror(struct tool *t, struct mirror *m, const char *name, struct err
 		return 0;
 	}
 	job_run_name(&m->run, "mirror-", &m->disk);
-	r = start(t, m, e);
+	m->nodes = chain_nodes(t, m->disk.image, m->disk.node, e);
+	r = m->nodes ? start(t, m, e) : -e->code;
 	if (r)
 		return r;
 	if (!m->run.no_wait)

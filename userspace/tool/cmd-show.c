@@ -6,6 +6,7 @@
 
 #include "lib/util.h"
 #include "tool/disk.h"
+#include "tool/invalid.h"
 #include "tool/print.h"
 
 static const char *or_dash(const char *s)
@@ -73,6 +74,17 @@ int cmd_list(struct tool *t, int argc, char **argv, struct err *e)
 	return 0;
 }
 
+static void print_invalid(const struct disk *d)
+{
+	struct json *files = invalid_images(d);
+
+	for (size_t i = 0; i < json_len(files); i++)
+		printf("may be deleted: %s  (%s)\n",
+		       json_str_of(json_get(json_at(files, i), "filename")),
+		       json_str_of(json_get(json_at(files, i), "reason")));
+	json_unref(files);
+}
+
 /* One image per level, the active one first: it lies on top of the next. */
 static void print_tree(const struct disk *d)
 {
@@ -88,6 +100,7 @@ static void print_tree(const struct disk *d)
 		       or_dash(json_str_of(json_get(image, "format"))),
 		       print_size(image_size(image, "actual-size"), used),
 		       level == 0 && d->writable ? "  (active)" : "");
+	print_invalid(d);
 }
 
 static struct json *chain_json(const struct disk *d)
@@ -101,8 +114,8 @@ static struct json *chain_json(const struct disk *d)
 					      json_str_of(json_get(image, "format")),
 					      "virtual-size", image_size(image, "virtual-size"),
 					      "actual-size", image_size(image, "actual-size")));
-	return json_pack("{s:s, s:s, s:b, s:o}", "name", d->name, "node-name", d->node, "writable",
-			 d->writable, "images", images);
+	return json_pack("{s:s, s:s, s:b, s:o, s:o}", "name", d->name, "node-name", d->node,
+			 "writable", d->writable, "images", images, "deletable", invalid_images(d));
 }
 
 int cmd_chain(struct tool *t, int argc, char **argv, struct err *e)

@@ -146,6 +146,30 @@ struct json *chain_nodes(struct tool *t, const struct json *image, const char *t
 	return take_ptr(names);
 }
 
+/* A node that the daemon let go with the export, or that it owns itself, is no error here. */
+int nodes_delete(struct tool *t, const struct json *names, size_t from, size_t to, const char *done,
+		 struct err *e)
+{
+	int r = 0;
+
+	for (size_t i = from; i < to && i < json_len(names); i++) {
+		const char *name = json_str_of(json_at(names, i));
+		struct err why = ERR_INIT;
+
+		if (name[0] == '#')
+			continue;
+		if (!tool_qmp(t, "blockdev-del", json_pack("{s:s}", "node-name", name), NULL,
+			      &why) ||
+		    strstr(why.msg, "Failed to find node") ||
+		    strstr(why.msg, "is not owned by the monitor"))
+			continue;
+		if (!r)
+			r = err_set_class(e, why.cls, why.code, "%s, but its node '%s' stays: %s",
+					  done, name, why.msg);
+	}
+	return r;
+}
+
 char *make_id(const char *prefix, const char *name, size_t max)
 {
 	char *id = xasprintf("%s%s", prefix, name);

@@ -34,6 +34,13 @@ int image_depth(const struct json *image);
 struct json *chain_nodes(struct tool *t, const struct json *image, const char *top, struct err *e);
 
 /*
+ * Closes the nodes [@from, @to) of chain_nodes(), which no disk uses any more. @done: what was
+ * achieved all the same, for the sentence.
+ */
+int nodes_delete(struct tool *t, const struct json *names, size_t from, size_t to, const char *done,
+		 struct err *e);
+
+/*
  * An id that QEMU's rule allows (a letter, then letters, digits and -._), at most @max bytes,
  * made of @prefix (may be "") and @name: as it is if possible, else shortened with a checksum.
  * Owned by the caller.
