@@ -57,7 +57,7 @@ class BadDisks:
         self.server = subprocess.Popen([program, "-f", path, os.path.join(folder, "control"), "-",
                                         folder] + [str(mib) for mib in sizes],
                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        end = time.monotonic() + 60
+        end = time.monotonic() + 240
         while not all(self.ready(p, mib) for p, mib in zip(self.paths, sizes)):
             if time.monotonic() > end:
                 raise TimeoutError("the disks do not come")
@@ -72,9 +72,10 @@ class BadDisks:
         except OSError:
             return False
 
-    def arm(self, first, count, how=0, disks=0xffffffff, kinds=7):
-        """From now on, of these requests on these disks (masks), number first and on fail."""
-        self.mem[:FAULTS.size] = FAULTS.pack(0, 0, disks, kinds, first, count, how, 0)
+    def arm(self, first, count, how=0, disks=0xffffffff, kinds=7, below=0):
+        """From now on, of these requests on these disks (masks), below this sector if it is not 0,
+        number first and on fail."""
+        self.mem[:FAULTS.size] = FAULTS.pack(0, 0, disks, kinds, first, count, how, below)
 
     def heal(self):
         self.mem[16:24] = bytes(8)
@@ -108,7 +109,7 @@ class BadDisks:
         for disk in self.flushers:
             disk.close()
         self.server.send_signal(signal.SIGTERM)
-        self.server.wait(30)
+        self.server.wait(120)
 
 
 class Wrong(Exception):

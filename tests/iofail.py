@@ -162,12 +162,12 @@ class Scenario:
             self.frozen = Model(bytes(self.model.latest))
             self.frozen.maybe = {s: set(m) for s, m in self.model.maybe.items()}
             self.frozen.lost = set(self.model.lost)
-            self.view.dm.message("copy j %d before-write timeout 5000" % DEST)
+            self.view.dm.message("copy j %d before-write timeout 30000" % DEST)
         finally:
             self.view.dm.resume()
 
     def copy_end(self):
-        job = self.view.wait_job("j", timeout=20)
+        job = self.view.wait_job("j", timeout=120)
         result = self.job = job["result"]
         self.log.append("the copy: " + result)
         self.look()
@@ -331,7 +331,7 @@ def points(args, rng, totals):
 
 def rounds(args, rng, bad):
     """Returns the exit status."""
-    watch, totals = Watch(60, bad), {}
+    watch, totals = Watch(250, bad), {}
     for layout in LAYOUTS:
         s = Scenario(bad, layout)
         watch.begin(layout, s)
