@@ -12,6 +12,7 @@ import struct
 FLUSH, FUA, DISCARD, MARK = 1, 2, 4, 8
 MAGIC = 0x6A736677736872
 SECTOR = 512
+NEAR = 12               # entries
 
 
 class Entry:
@@ -150,23 +151,29 @@ class Cache(Buffer):
         self.saved = []
 
 
-def while_making(log, worlds):
-    """Numbers of the entries while an image is being made or put on top: few, and much happens."""
-    found, busy = [], False
-    for i, e in enumerate(log.entries):
-        if e.text and e.text[0] == "w" and e.text[1:].isdigit():
-            w = worlds[int(e.text[1:])]
-            busy = bool(w.get("making") or w.get("alt"))
-        elif busy and e.len and not e.flags & FUA:
-            found.append(i)
-    return found
+def by_world(log, points, worlds):
+    """The points in which an image is being made or put on top or leaves the chain: a list for each time,
+    and one more for what follows a header's write, where headers lie at a disk's start."""
+    found, current = {}, None
+    marks = iter([(i, int(e.text[1:])) for i, e in enumerate(log.entries)
+                  if e.text and e.text[0] == "w" and e.text[1:].isdigit()] + [(len(log.entries), None)])
+    at, after = next(marks)
+    for p in points:
+        while at is not None and at <= p[0]:
+            current = after
+            at, after = next(marks, (None, None))
+        if current is not None and (worlds[current].get("making") or worlds[current].get("alt")):
+            found.setdefault(current, []).append(p)
+            if any(e.len and e.off < 4096 and e.disk for e in log.entries[max(p[0] - NEAR, 0):p[0] + 1]):
+                found.setdefault((current, "header"), []).append(p)
+    return list(found.values())
 
 
 def choose(log, wanted, seed, worlds):
     """[(index, kind, draw)...]: cuts behind entry number index, in order.
 
-    All marks, flushes and FUA writes first, with nothing left of the caches; then any place,
-    with all or some, each third one while an image is being made.
+    Half of them behind marks, flushes and FUA writes, with nothing left of the caches; then any place,
+    with all or some. Half of either where by_world() says that much happens, the times alike: they are short.
     """
     rng = random.Random(seed)
     begin = next((i for i, e in enumerate(log.entries) if e.text == "start"), 0)
@@ -182,10 +189,18 @@ def choose(log, wanted, seed, worlds):
             pending = 0 if e.flags & FLUSH else pending
         pending += 1 if e.len else 0
         if e.len and not e.flags & FUA:
-            any_place.append(i)
-    hot = while_making(log, worlds) or any_place
-    points = {p + (0,) for p in rng.sample(firm, min(len(firm), wanted // 2))}
+            any_place.append((i,))
+
+    def pick(points, hot):
+        return rng.choice(rng.choice(hot) if hot and rng.random() < .5 else points)
+
+    hot = by_world(log, firm, worlds)
+    points, tries = set(), 0
+    while len(points) < min(wanted // 2, len(firm)) and tries < 4 * wanted:
+        points.add(pick(firm, hot) + (0,))
+        tries += 1
+    hot = by_world(log, any_place, worlds)
     while len(points) < wanted and any_place:
         kind = rng.choice(("all", "some", "some", "some"))
-        points.add((rng.choice(any_place if rng.random() < .66 else hot), kind, 0 if kind == "all" else len(points)))
+        points.add((pick(any_place, hot)[0], kind, 0 if kind == "all" else len(points)))
     return sorted(points)

@@ -44,14 +44,15 @@ struct entry {
 };
 
 /* What FAULTS holds; the test sets all but the figures. Requests that are none of @disks' and
- * @kinds are not counted. Numbers begin at 1; from @first on @count fail. */
+ * @kinds, or do not begin below @below, are not counted. Numbers begin at 1; from @first on
+ * @count fail. */
 #define FAULTS_TOLD 1024
 struct faults {
 	uint32_t seen, hits;   /* figures: counted requests, failed ones */
 	uint32_t disks, kinds; /* masks: 1 << disk; 1 reads, 2 writes, 4 flushes */
 	uint32_t first, count;
 	uint32_t how; /* what has happened all the same: HOW_* */
-	uint32_t pad;
+	uint32_t below; /* sectors; 0: anywhere */
 	struct {
 		uint32_t disk, kind;
 		uint64_t off, len;
@@ -128,7 +129,8 @@ static void give(int fd, const void *buf, size_t len)
 
 static bool hit(int i, uint32_t kind, uint64_t off, uint64_t len)
 {
-	if (!faults || !(faults->disks & 1u << i) || !(faults->kinds & kind))
+	if (!faults || !(faults->disks & 1u << i) || !(faults->kinds & kind) ||
+	    (faults->below && off >= (uint64_t)faults->below * 512))
 		return false;
 	faults->seen++;
 	if (faults->seen < faults->first || faults->seen - faults->first >= faults->count)

@@ -82,7 +82,7 @@ class Guest:
         self.buf = mmap.mmap(-1, SLOT * DEPTH)
         self.addr = ctypes.addressof(ctypes.c_char.from_buffer(self.buf))
         self.aio = Aio()
-        self.fd = -1
+        self.fd, self.raw = -1, False
         self.hot = [self.rng.randrange(blocks) for _ in range(12)]
         self.note("b %d" % blocks)
         for b in range(blocks):
@@ -138,9 +138,9 @@ class Guest:
         self.range_ioctl(BLKZEROOUT, "o", 1)
 
     def discard(self):
-        """Whole grains read as zeros afterwards; of others nothing is known."""
+        """Whole grains read as zeros afterwards, but in a raw image; of others nothing is known."""
         if self.rng.random() < .7:
-            self.range_ioctl(BLKDISCARD, "o", ALIGN)
+            self.range_ioctl(BLKDISCARD, "d" if self.raw else "o", ALIGN)
         else:
             self.range_ioctl(BLKDISCARD, "d", 1)
 
@@ -191,6 +191,8 @@ class Guest:
         elif word == b"d":
             for _ in range(8):
                 self.discard()
+        elif word in b"01":
+            self.raw = word == b"1"
         elif word == b"q":
             if self.fd >= 0:
                 self.close()

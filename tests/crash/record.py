@@ -9,11 +9,7 @@ LAYOUT files: images in an ext4 file system on a dm-log-writes device (RAM[0], l
 LAYOUT disks: each image a disk of its own, with its own write cache (disks.c).
 In both, the daemon's state lies on what is recorded. OUT gets log, model and meta.json.
 
-An operation is a function below, named in OPS: it says what may be found from now on
-(during), does its work, and says what must be found once it is done (now). The
-keys of such a "world": chain and alt (image names, top first; alt: the chain that is about
-to be), made (images that exist), making (ours, may be half made), settled (nobody
-writes them: no leaks), copies (backups: between which two events they began).
+The operations are in record_ops.py.
 """
 import argparse
 import json
@@ -35,12 +31,13 @@ import dmio  # noqa: E402
 import guest  # noqa: E402
 import qmp  # noqa: E402
 import replay  # noqa: E402
+from record_ops import OPS, op_commit_active  # noqa: E402
 
 TOP = replay.TOP
 BUILD = os.environ.get("LIVECHAIN_BUILD", os.path.join(TOP, "build"))
 MOUNT = "/mnt/crash"
 MIB = 1 << 20
-LIMIT = 60
+LIMIT = 240
 
 
 def run(*args):
@@ -132,7 +129,7 @@ class Disks:
 class Files:
     """One ext4 file system; the base is a qcow2 image too."""
     name, blocks, state_disk, folder_in_fs = "files", 2048, 0, "/d"
-    size = 96
+    size = 192  # 12 images full of data, and the journal
 
     def __init__(self, work):
         self.work = work
@@ -220,10 +217,20 @@ class Daemon:
     def wait_event(self, match, what):
         end = time.monotonic() + LIMIT
         while not any(match(e) for e in self.events):
+            bad = [e["data"] for e in self.events if e["event"] == "BLOCK_JOB_ERROR"]
+            if bad:
+                raise RuntimeError("%s: %s" % (what, bad))
             if select.select([self.client.sock], [], [], .2)[0]:
                 self.client.take_events()
             if time.monotonic() > end:
                 raise RuntimeError("no event within %d s: %s" % (LIMIT, what))
+
+    def wait_job(self, event, job):
+        self.wait_event(lambda e: e["event"] == event and
+                        e["data"].get("device", e["data"].get("id")) == job, "%s %s" % (event, job))
+        bad = [e["data"] for e in self.events if e["event"] == "BLOCK_JOB_COMPLETED" and e["data"].get("error")]
+        if bad:
+            raise RuntimeError("%s" % bad)
 
     def kill(self):
         self.p.kill()
@@ -247,6 +254,8 @@ class Recorder:
         self.images = layout.images
         self.free = [n for n in self.images if n != "a"]
         self.worlds, self.counts, self.jobs, self.old = [], {}, 0, []
+        self.least = 1 << 60    # bytes free in the file system
+        self.raw = self.rests = False
         self.clock = mmap.mmap(-1, 4096)
         self.daemon = Daemon(work)
         self.model = os.path.join(work, "model")
@@ -256,9 +265,13 @@ class Recorder:
 
     def say(self, step, **keys):
         w = dict(self.worlds[-1] if self.worlds else {"made": [], "settled": [], "copies": {}})
-        w.update({"alt": None, "making": []})
+        w.update({"alt": None, "making": [], "pivot": False})
         w.update(keys)
         w["step"] = step
+        raw = "raw" in (self.images[c[0]]["format"] for c in (w["chain"], w["alt"]) if c)
+        if raw != self.raw:     # the guest knows before it may be so, and after it can't be any more
+            self.tell(b"01"[raw:raw + 1])
+        self.raw = raw
         self.worlds.append(w)
         self.layout.mark("w%d" % (len(self.worlds) - 1))
 
@@ -298,6 +311,50 @@ class Recorder:
         if not self.path(name).startswith("/dev/"):
             run("sync", "-f", os.path.dirname(self.path(name)))
 
+    def top(self):
+        """The image that the daemon says is the disk's active one."""
+        path = self.daemon.do("query-block")[0]["inserted"]["file"]
+        return next(n for n in self.images if self.path(n) == path)
+
+    def node(self, name):
+        """The node of an image; None if it has none."""
+        drivers = "raw", "qcow2"
+        return next((n["node-name"] for n in self.daemon.do("query-named-block-nodes")
+                     if n["drv"] in drivers and n["file"] == self.path(name)), None)
+
+    def give_up(self, names):
+        """Images that are no disk's any more: their nodes go, if a client made them."""
+        for name in names:
+            node = self.node(name)
+            if node:
+                self.daemon.do("blockdev-del", node_name=node)
+        self.old += [n for n in names if n != "a"]
+
+    def recycle(self):
+        """The oldest of them makes room; durably: it must not be taken for what is made of it next."""
+        gone = self.old.pop(0)
+        self.during(made=[n for n in self.made if n != gone], settled=self.settled(less=[gone]),
+                    copies=self.copies(gone))
+        if self.path(gone).startswith("/dev/"):
+            with open(self.path(gone), "r+b") as f:
+                f.write(bytes(1 << 16))
+                f.flush()
+                os.fsync(f.fileno())
+        else:
+            os.unlink(self.path(gone))
+            fd = os.open(os.path.dirname(self.path(gone)), os.O_RDONLY)
+            os.fsync(fd)
+            os.close(fd)
+        self.free.append(gone)
+
+    def room(self, least):
+        while len(self.free) < least and self.old:
+            self.recycle()
+        return len(self.free) >= least
+
+    def copies(self, gone):
+        return {n: t for n, t in self.worlds[-1]["copies"].items() if n != gone}
+
     def over(self, below):
         return ("-b", self.path(below), "-F", self.images[below]["format"])
 
@@ -332,6 +389,17 @@ class Recorder:
         self.daemon.do("block-export-add", type="dm", id="vm1", node_name=self.chain[0], name="vm1",
                        writable=True)
 
+    def detach(self):
+        """An asynchronous request holds the disk open for a moment after it has been reported."""
+        end = time.monotonic() + LIMIT
+        while True:
+            try:
+                return self.daemon.do("block-export-del", id="vm1")
+            except RuntimeError as e:
+                if "is in use" not in str(e) or time.monotonic() > end:
+                    raise
+                time.sleep(.05)
+
     # --- the whole -----------------------------------------------------------------------
 
     def begin(self):
@@ -350,13 +418,22 @@ class Recorder:
         self.tell(b"r")
 
     def operate(self, seconds):
-        end = time.monotonic() + seconds
+        end, tries = time.monotonic() + seconds, 60
         todo = list(OPS)
         self.rng.shuffle(todo)
         while time.monotonic() < end or todo:
             name = todo.pop() if todo else self.rng.choice(list(OPS))
             self.step = name
-            if OPS[name](self) is not False:
+            done = OPS[name](self)
+            if done is False:   # there was no image left for it
+                op_commit_active(self)
+                done = OPS[name](self)
+            if done is False and name not in self.counts and tries:     # others make room for it
+                tries -= 1
+                todo.insert(0, name)
+            room = os.statvfs(MOUNT)
+            self.least = min(self.least, room.f_bavail * room.f_frsize)
+            if done is not False:
                 self.counts[name] = self.counts.get(name, 0) + 1
             self.let_work(60)
         missing = [n for n in OPS if n not in self.counts]
@@ -368,7 +445,7 @@ class Recorder:
         os.waitpid(self.guest, 0)
         self.step = "the end"
         self.during()
-        self.daemon.do("block-export-del", id="vm1")
+        self.detach()
         self.daemon.quit()
         self.now(settled=self.settled(self.chain))
         run("umount", MOUNT)
@@ -383,153 +460,6 @@ class Recorder:
                        "disks": self.layout.disk_sizes(), "state_disk": self.layout.state_disk,
                        "folder_in_fs": self.layout.folder_in_fs, "images": self.images,
                        "worlds": self.worlds}, f)
-
-
-# --- operations -------------------------------------------------------------------------
-
-def op_write(r):
-    r.let_work(300)
-
-
-def op_discard(r):
-    r.tell(b"d")
-
-
-def snapshot(r, command, new, **args):
-    chain = r.chain
-    r.during(alt=[new] + chain, making=[new] if new not in r.made else [])
-    r.daemon.do(command, **args)
-    r.now(chain=[new] + chain, made=r.made + [new], settled=r.settled(chain[:1], [new]))
-
-
-def op_snapshot(r):
-    """False: there was no image left for it."""
-    if len(r.free) < 3:
-        return False
-    new = r.free.pop(0)
-    snapshot(r, "blockdev-snapshot-sync", new, device="vm1", snapshot_file=r.path(new),
-             snapshot_node_name=new)
-
-
-def op_snapshot_existing(r):
-    """Onto an overlay that the user has made, with clusters of any size."""
-    if len(r.free) < 3:
-        return False
-    new = r.free.pop(0)
-    r.create(new, *r.over(r.chain[0]))
-    r.daemon.do("blockdev-add", driver="qcow2", node_name=new, backing=None, file={
-        "driver": "host_device" if r.path(new).startswith("/dev/") else "file",
-        "filename": r.path(new)})
-    snapshot(r, "blockdev-snapshot", new, node=r.chain[0], overlay=new)
-
-
-def op_backup(r, cancel=False):
-    if r.old:  # the target before last makes room
-        gone = r.old.pop(0)
-        r.during(made=[n for n in r.made if n != gone], settled=r.settled(less=[gone]),
-                 copies={n: t for n, t in r.worlds[-1]["copies"].items() if n != gone})
-        if not r.path(gone).startswith("/dev/"):
-            os.unlink(r.path(gone))
-        r.free.append(gone)
-    target, r.jobs = r.free.pop(0), r.jobs + 1
-    r.create(target)
-    r.during(made=r.made + [target])
-    r.daemon.add(target, r.images[target])
-    job, before = "j%d" % r.jobs, r.events()
-    r.daemon.do("blockdev-backup", device="vm1", target=target, sync="full", job_id=job,
-                **({"speed": 1 << 20} if cancel else {}))
-    copy = {} if cancel else {target: [before, r.events()]}
-    if cancel:
-        r.daemon.do("block-job-cancel", device=job)
-    name = "BLOCK_JOB_CANCELLED" if cancel else "BLOCK_JOB_COMPLETED"
-    r.daemon.wait_event(lambda e: e["event"] == name and e["data"]["device"] == job, job)
-    r.now(copies={**r.worlds[-1]["copies"], **copy})
-    r.daemon.do("blockdev-del", node_name=target)
-    r.now(settled=r.settled([target]))
-    r.old.append(target)
-
-
-def op_transaction(r):
-    """A snapshot and a drive-backup of the same disk at one moment; the target is made here."""
-    if len(r.free) < 4:
-        return
-    new, chain, target, r.jobs = r.free.pop(0), r.chain, r.free.pop(0), r.jobs + 1
-    job, before = "j%d" % r.jobs, r.events()
-    r.during(alt=[new] + chain, making=[new, target])
-    r.daemon.do("transaction", actions=[
-        {"type": "blockdev-snapshot-sync", "data": {
-            "device": "vm1", "snapshot-file": r.path(new), "snapshot-node-name": new}},
-        {"type": "drive-backup", "data": {
-            "device": "vm1", "target": r.path(target), "format": "qcow2", "sync": "full", "job-id": job}}])
-    copy = {target: [before, r.events()]}
-    r.now(chain=[new] + chain, made=r.made + [new, target], settled=r.settled(chain[:1], [new]))
-    r.during()
-    r.daemon.wait_event(lambda e: e["event"] == "BLOCK_JOB_COMPLETED" and e["data"]["device"] == job, job)
-    r.now(copies={**r.worlds[-1]["copies"], **copy}, settled=r.settled([target]))
-    r.old.append(target)
-
-
-def op_cancel(r):
-    op_backup(r, True)
-
-
-def op_detach_attach(r):
-    r.tell(b"p")
-    r.during()
-    r.daemon.do("block-export-del", id="vm1")
-    if any(n["node-name"] == r.chain[0] for n in r.daemon.do("query-named-block-nodes")):
-        r.daemon.do("blockdev-del", node_name=r.chain[0])
-    r.now(settled=r.settled(r.chain))
-    r.during(settled=r.settled(less=r.chain[:1]))
-    r.attach()
-    r.now()
-    r.tell(b"r")
-
-
-def op_restart(r):
-    """SIGKILL and a new daemon, while the guest works."""
-    r.during()
-    r.daemon.kill()
-    until, end = r.events() + 10, time.monotonic() + 1
-    while r.events() < until and time.monotonic() < end: # it may have to wait for space
-        time.sleep(.05)
-    r.daemon.start()
-    r.now()
-
-
-def op_killed_snapshot(r):
-    """SIGKILL amid a snapshot: the new daemon says whether it was made."""
-    if len(r.free) < 3:
-        return False
-    new, chain = r.free.pop(0), r.chain
-    r.during(alt=[new] + chain, making=[new])
-    r.daemon.only_send("blockdev-snapshot-sync", device="vm1", snapshot_file=r.path(new),
-                       snapshot_node_name=new)
-    time.sleep(r.rng.random() * r.rng.choice((.05, .2, .8)))
-    r.daemon.kill()
-    r.daemon.start()
-    top = r.daemon.do("query-block-exports")[0]["node-name"]
-    if top == new:
-        r.now(chain=[new] + chain, made=r.made + [new], settled=r.settled(chain[:1], [new]))
-    elif top == chain[0]:
-        r.now()
-    else:
-        raise RuntimeError("the disk's node is %s, neither %s nor %s" % (top, new, chain[0]))
-    r.counts["... which was made"] = r.counts.get("... which was made", 0) + (top == new)
-
-
-OPS = {
-    "write": op_write,
-    "discard": op_discard,
-    "snapshot": op_snapshot,
-    "snapshot onto an existing overlay": op_snapshot_existing,
-    "backup": op_backup,
-    "cancelled backup": op_cancel,
-    "transaction": op_transaction,
-    "detach, attach": op_detach_attach,
-    "daemon restart": op_restart,
-    "killed snapshot": op_killed_snapshot,
-}
 
 
 # --- fresh attaches ------------------------------------------------------------------------
@@ -548,15 +478,16 @@ def attach_after_cut(layout, meta, cut, looker, work, n):
     d = Daemon(work)
     try:
         files = {k: i["path"] for k, i in meta.images.items()}
-        chain = cut.world["chain"]
-        alt = cut.world.get("alt")
-        if alt and os.path.exists(files[alt[0]]) and \
-                replay.backing_name(files[alt[0]]) == files[alt[1]]:
-            chain = alt
+        chain = replay.chain_of(meta, cut.world, files, MOUNT + "/d/state")
         top = chain[0]
         new_boot(work, n)
         try:
             d.start()
+            if cut.world.get("pivot"):
+                with open(os.path.join(work, "daemon.log")) as f:
+                    told = [l for l in f if "the disk 'vm1' was on" in l][-1:]
+                if not told or "'%s'" % files[top] not in told[0]:
+                    raise replay.Bad("the daemon does not tell of %s: %s" % (files[top], told))
             d.add(top, meta.images[top])
             d.do("block-export-add", type="dm", id="vm1", node_name=top, name="vm1", writable=True)
             looker.ask("raw", "/dev/mapper/vm1")
@@ -566,7 +497,8 @@ def attach_after_cut(layout, meta, cut, looker, work, n):
             run("umount", "/proc/sys/kernel/random/boot_id")
             if d.p and d.p.poll() is None:
                 d.kill()
-        st, out = replay.qemu_img("check", replay.qemu_node([("qcow2", files[top])]))
+        st, out = replay.qemu_img("check", replay.qemu_node([("qcow2", files[top])])) \
+            if meta.images[top]["format"] == "qcow2" else (0, "")
         if st:
             raise replay.Bad("image %s after a detach: qemu-img check: %s" % (top, out))
         looker.ask("read", *[w for k in chain for w in (meta.images[k]["format"], files[k])])
@@ -619,8 +551,8 @@ def main():
     for step in (r.begin, lambda: r.operate(a.seconds), r.finish, r.save):
         step()
         times.append(time.monotonic())
-    print("%d events of the guest; %s" % (r.events(), ", ".join(
-        "%s %d" % x for x in sorted(r.counts.items()))))
+    print("%d events of the guest; %s; %d KiB free at least" % (r.events(), ", ".join(
+        "%s %d" % x for x in sorted(r.counts.items())), r.least >> 10))
     print("begin %d s, operations %d s, end %d s, save %d s" % tuple(
         b - a for a, b in zip(times, times[1:])))
     return 0

@@ -22,7 +22,7 @@ record() {
 		>"$T/out" 2>&1
 	ok $? "a recording of a guest and all operations (seed $SEED)"
 	diag "$(tail -n 20 "$T/out")"
-	[ "$_failed" = 0 ] || { what_is_left; end_record; fail "no recording"; return; }
+	[ "$_failed" = 0 ] || { what_is_left; end_record; fail "no recording: $(tail -n 1 "$T/out")"; return; }
 	crash_py record --attach "${LIVECHAIN_CRASH_ATTACHES:-1}" --seed "$SEED" "$1" "$out" "$T/work" \
 		>"$T/out" 2>&1
 	ok $? "after a cut the disk is attached again, with what was flushed, and detached clean"

@@ -85,8 +85,48 @@ def backing_name(path):
     return head[off:off + length].decode("ascii", "replace") if off else ""
 
 
+def active_image(meta, state):
+    """The image that the daemon's state names as the active one of the disk."""
+    with open(os.path.join(state, "state.json")) as f:
+        s = json.load(f)
+    dm = next(x["dm"] for x in s["exports"] if x["id"] == "vm1")
+    nodes = {n["name"]: n for n in s["nodes"]}
+    top = nodes[next(v["top"] for v in s["views"] if v["dm"] == dm)]
+    path = nodes[top["file"]]["filename"]
+    return next(n for n, i in meta.images.items() if i["path"] == path)
+
+
+def valid_chain(meta, chain, files):
+    """None, or what is wrong with its headers; files: where the images are."""
+    for name, below in zip(chain, chain[1:] + [None]):
+        if meta.images[name]["format"] == "raw":
+            continue
+        path = meta.images[below]["path"] if below else ""
+        got = backing_name(files[name]) if os.path.exists(files[name]) else None
+        if got != path:
+            return "image %s names %r as its backing file, not %r" % (name, got, path)
+    return None
+
+
+def chain_of(meta, world, files, state):
+    """The chain that a user starts the machine with again: what the command was to make if it is there,
+    or, at a pivot, if the daemon's state names it."""
+    chain, alt = world["chain"], world.get("alt")
+    if world.get("pivot"):
+        top = active_image(meta, state)
+        if top not in (chain[0], alt[0]):
+            raise Bad("the state names %s, neither %s nor %s" % (top, chain[0], alt[0]))
+        chain = alt if top == alt[0] else chain
+    elif alt and not valid_chain(meta, alt, files):
+        return alt
+    wrong = valid_chain(meta, chain, files)
+    if wrong:
+        raise Bad(wrong)
+    return chain
+
+
 class Meta:
-    """What a recording consists of; see record.py."""
+    """What a recording consists of; see record.py and record_ops.py."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -266,26 +306,6 @@ class Examiner:
     def exists(self, name):
         return os.path.exists(self.files[name])
 
-    def valid_chain(self, chain):
-        for name, below in zip(chain, chain[1:] + [None]):
-            if self.meta.images[name]["format"] == "raw":
-                continue
-            path = self.meta.images[below]["path"] if below else ""
-            got = backing_name(self.files[name]) if self.exists(name) else None
-            if got != path:
-                return "image %s names %r as its backing file, not %r" % (name, got, path)
-        return None
-
-    def chain(self):
-        """The chain that a user starts the machine with again."""
-        w = self.cut.world
-        if w.get("alt") and not self.valid_chain(w["alt"]):
-            return w["alt"]
-        wrong = self.valid_chain(w["chain"])
-        if wrong:
-            raise Bad(wrong)
-        return w["chain"]
-
     def images(self):
         """Whatever must be an image now; what is being made may be none as yet."""
         w = self.cut.world
@@ -303,7 +323,7 @@ class Examiner:
                 raise Bad("image %s, of which nobody writes any more, has leaks" % name)
             if st == 3 and name not in journals:
                 raise Bad("image %s has leaks and no journal" % name)
-        chain = self.chain()
+        chain = chain_of(self.meta, w, self.files, self.state)
         self.looker.ask("read", *self.words(chain))
         if self.n % ORACLE_EVERY == 0:
             self.look_by_qemu(chain)
@@ -327,9 +347,10 @@ class Examiner:
 
     def use(self, chain, journals):
         """An attach and a detach; then every other image that has a journal is opened."""
+        top = [n for n in chain[:1] if self.meta.images[n]["format"] == "qcow2"]
         names = [n for n in self.images() if n in journals and n != chain[0]]
-        self.touched = {os.path.basename(self.meta.images[n]["path"]) for n in [chain[0]] + names}
-        for n in [chain[0]] + names:
+        self.touched = {os.path.basename(self.meta.images[n]["path"]) for n in top + names}
+        for n in top + names:
             self.looker.ask("attach" if n == chain[0] else "settle", self.state,
                             self.meta.images[n]["path"], self.files[n])
             if self.check(n, True):
