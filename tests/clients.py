@@ -30,13 +30,13 @@ import qmp
 def connect(path):
     s = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     s.connect(path)  # blocking: it waits while the queue of those who want in is full
-    s.settimeout(60)
+    s.settimeout(120)
     return s
 
 
 CLIENTS_MAX = 100       # the daemon's MONITOR_CLIENTS_MAX
 MEMORY_MAX = 400        # MiB: MONITOR_HELD_MAX, and what is freed but not given back
-WAIT_MAX = 5           # s, for the neighbour: two slow cores that others use too
+WAIT_MAX = 15          # s, for the neighbour: two slow cores that others use too
 MIB = 1 << 20
 share = .04
 
@@ -89,7 +89,7 @@ def many(path, rng):
     for c in clients:
         c.sock.close()
     # The places are free again once the daemon has seen the ends.
-    for _ in range(50):
+    for _ in range(500):
         try:
             return "60 at once, %d more were let in, then %.2f s" % (len(more), alive(path))
         except (OSError, ValueError):
@@ -124,7 +124,7 @@ def flood(path, rng):
     s.setblocking(False)
     sel.register(s, selectors.EVENT_READ | selectors.EVENT_WRITE)
     got, buf, sent, slowest = 0, b"", 0, 0
-    end = time.monotonic() + 80
+    end = time.monotonic() + 300
     while got < count:
         assert time.monotonic() < end, "only %d answers" % got
         for _, mask in sel.select(1):
@@ -170,7 +170,7 @@ def slow(path, rng):
     a, b = connect(path), connect(path)
     a.recv(4096)
     b.recv(4096)
-    b.settimeout(5)
+    b.settimeout(60)
     sent = 0
     try:
         while sent < 160 << 20:
@@ -245,7 +245,7 @@ def crowd(path, rng):
 def again(path, places=1):
     """How long it takes until there is a place once more, or several."""
     start = time.monotonic()
-    while time.monotonic() < start + 80: # in a VM each of what is left takes 50 times as long
+    while time.monotonic() < start + 300: # in a VM each of what is left takes 50 times as long
         try:
             alive(path)
             some = [connect(path) for _ in range(places - 1)]
@@ -352,7 +352,7 @@ def hoard(path, rng):
         s.setblocking(False)
         part = rng.choice(parts)
         socks[s] = [part, part]
-    end, limit = time.monotonic() + max(2, 20 * share), time.monotonic() + 40
+    end, limit = time.monotonic() + max(2, 20 * share), time.monotonic() + 150
     while time.monotonic() < (end if cut else limit):
         for s, (part, left) in list(socks.items()):
             try:
@@ -480,7 +480,7 @@ class Neighbour(threading.Thread):
 
     def end(self):
         self.stop = True
-        self.join(60)
+        self.join(240)
         self.client.sock.close()
 
 
@@ -497,7 +497,7 @@ def native(daemon, seed):
             for i, f in enumerate(kinds, 1):
                 bad += not one_kind(i, f, path, random.Random(seed + i))
             p.send_signal(signal.SIGTERM)
-            good = p.wait(60) == 0 and os.fstat(log.fileno()).st_size < MIB
+            good = p.wait(240) == 0 and os.fstat(log.fileno()).st_size < MIB
             print("%sok %d - the daemon ends as usual, its log has %d KiB" % (
                 "" if good else "not ", len(kinds) + 1, os.fstat(log.fileno()).st_size >> 10))
             bad += not good

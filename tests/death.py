@@ -49,7 +49,7 @@ class Runner:
     def dead(self, text):
         """Nobody is there; the guest does not notice. Then a new daemon, maybe a second."""
         held = [n for n, s in devices().items() if s]
-        self.world.guest.progress(5, 20, "while no daemon is there (%s)%s" % (
+        self.world.guest.progress(5, 80, "while no daemon is there (%s)%s" % (
             text, ", suspended: %s" % held if held else ""))
         self.world.guest.check()
 
@@ -132,7 +132,7 @@ class Runner:
             s.longest = 0.0
         self.where = "undisturbed"
         w.below = [os.path.basename(n["file"]) for n in w.nodes()]
-        w.below = [f for f in w.below if f not in op.names()]
+        w.below = [f for f in w.below if f not in op.names() or f in op.left_out()]
         self.what = "%s:%d%s" % (name, number, ":%d" % second if second else "")
         times = [time.monotonic()]
         op.prepare()
@@ -189,12 +189,14 @@ class Runner:
         else:
             order = {n: self.rng.sample(range(1, self.counts[n] + 1), self.counts[n])
                      for n in names}
-            first = True
-            while any(order.values()) and (first or time.monotonic() < self.end_at):
+
+            def wanted(name):   # a point may not have been reached: each is to die once at least
+                return order[name] and (name not in self.deaths or time.monotonic() < self.end_at)
+
+            while any(map(wanted, names)):
                 for name in self.rng.sample(names, len(names)):
-                    if order[name] and (first or time.monotonic() < self.end_at):
+                    if wanted(name):
                         yield name, order[name].pop(), self.second_point(0.25)
-                first = False
 
     def run(self):
         only = (self.args.only or "all").split(":")[0]

@@ -35,13 +35,17 @@ class Op:
         """What has another name in each round: {name: one for all rounds}."""
         return {self.old: "OLD"}
 
+    def left_out(self):
+        """Names whose nodes do not count: whether they stay depends on who made them."""
+        return []
+
     def prepare(self):
         pass
 
     def finish(self):
         pass
 
-    def until(self, what, condition, seconds=90):
+    def until(self, what, condition, seconds=300):
         end = time.monotonic() + seconds
         while not condition():
             if self.w.process.poll() is not None:
@@ -323,6 +327,50 @@ class Backup(Op):
         self.clean("t")
 
 
+class Fleecing(Backup):
+    """What the disk held is kept, shown, read, and let go."""
+    name = "fleecing"
+    by_name = True
+
+    def start(self):
+        model = self.w.guest.model
+        model.thaw()
+        self.frozen = model.freeze()
+        self.w.command("blockdev-add", driver="copy-before-write", node_name="c", file=self.old,
+                       target="t", on_cbw_error="break-snapshot")
+        self.window = model.thaw()
+
+    def there(self):
+        found = "c" in self.w.node_names()
+        if found and self.window is None:
+            self.window = self.w.guest.model.thaw()
+        return found
+
+    def show(self):
+        self.w.command("block-export-add", type="dm", id="f", node_name="s", name="f")
+
+    def look(self):
+        oracle.check("/dev/mapper/f", self.frozen, self.window, "what was kept")
+
+    def gone(self, name):
+        return Step("blockdev-del " + name, lambda: self.w.delete(name),
+                    lambda: name not in self.w.node_names(), voids=True)
+
+    def steps(self):
+        return [Step("blockdev-add c", self.start, self.there),
+                Step("blockdev-add s", lambda: self.w.command(
+                    "blockdev-add", driver="snapshot-access", node_name="s", file="c"),
+                    lambda: "s" in self.w.node_names()),
+                Step("block-export-add", self.show, lambda: "f" in self.w.exports(), self.look),
+                Step("block-export-del", lambda: self.w.detach("f"),
+                     lambda: "f" not in self.w.exports(), voids=True),
+                self.gone("s"), self.gone("c")]
+
+    def finish(self):
+        self.w.delete("t")
+        self.clean("t")
+
+
 class DriveBackup(Backup):
     """The target is made by the command."""
     name = "drive-backup"
@@ -439,7 +487,6 @@ class BackupNode(Backup):
 
 class Chain(Op):
     """A job on vm0's chain, which gets overlays for it: OLD <- A <- B ..., the last one active."""
-    by_name = True      # till many of their points have passed
     overlays = 1
     verb, arguments = None, {}
 
@@ -452,7 +499,7 @@ class Chain(Op):
 
     def prepare(self):
         for name in self.new:
-            self.w.guest.progress(5, 20, "between snapshots")
+            self.w.guest.progress(5, 80, "between snapshots")
             self.w.command("blockdev-snapshot-sync", device="vm0", snapshot_file=self.w.path(name),
                            snapshot_node_name=name)
             self.w.depth += 1
@@ -527,6 +574,9 @@ class Mirror(Ready):
     def names(self):
         return dict(super().names(), **{self.target(): "TARGET"})
 
+    def left_out(self):
+        return [self.old]   # of its chain nothing is left in the end
+
     def target(self):
         return "m%d" % self.w.serial
 
@@ -540,7 +590,7 @@ class Mirror(Ready):
         self.files_gone(self.new[0])
         if self.old in self.w.node_names():
             self.w.delete(self.old)
-        self.w.depth = 0
+        self.w.depth = 1
 
 
 class CommitActive(Ready):
@@ -642,5 +692,5 @@ class Restart(Quit):
 
 ALL = {op.name: op for op in (
     Attach, Detach, DetachAdopted, FirstWrites, SnapshotSync, Snapshot, Transaction, Backup,
-    DriveBackup, BackupNode, Finalize, Cancel, Pause, Mirror, CommitActive, Commit, Stream,
+    DriveBackup, Fleecing, BackupNode, Finalize, Cancel, Pause, Mirror, CommitActive, Commit, Stream,
     StreamBelow, Quit, Restart)}

@@ -423,8 +423,9 @@ class Fuzz:
                 raise self.view.error
         for t in writers + [stray]:
             t.stop = True
+        self.end_jobs()     # one that has stopped may keep a write waiting for as long as a message has said
         for t in writers + [stray]:
-            t.join(60)
+            t.join(240)
             if t.is_alive():
                 raise AssertionError("I/O hangs: " + self.dm.status())
         self.end_jobs()

@@ -173,7 +173,7 @@ class Writers:
     def finish(self):
         self.stop = True
         for t in self.threads:
-            t.join(60)
+            t.join(240)
             if t.is_alive():
                 raise AssertionError("a writer hangs: " + self.view.dm.status())
         if self.errors:
@@ -277,7 +277,7 @@ class Test:
         self.view.extra.append(image)
         self.view.reload()
         self.view.dm.message(image.describe())
-        for _ in range(20):
+        for _ in range(100):
             self.view.commit()
             self.view.dm.suspend()
             try:
@@ -303,7 +303,7 @@ class Test:
             frozen, maybe = self.model.freeze()
         finally:
             self.view.dm.resume()
-        end = time.monotonic() + 120
+        end = time.monotonic() + 400
         while True:
             job = self.view.job(name)
             if job["state"] == "concluded":
@@ -355,7 +355,7 @@ class Test:
                 self.rng.choice([8, 16, 128, 128, 1024]), self.rng.choice([0, 0, 8 << 20])))
         finally:
             self.view.dm.resume()
-        end = time.monotonic() + 120
+        end = time.monotonic() + 400
         while self.view.job(name)["state"] != "ready":
             if time.monotonic() > end:
                 raise AssertionError("the mirror does not get ready: " + self.view.dm.status())
@@ -393,7 +393,7 @@ class Test:
         wanted = self.rng.sample(below, self.rng.randint(1, len(below)))
         self.view.dm.message("promote %s only %s speed %d" % (
             name, ",".join(str(i.id) for i in wanted), self.rng.choice([0, 4 << 20])))
-        end = time.monotonic() + 120
+        end = time.monotonic() + 400
         while self.view.job(name)["state"] != "concluded":
             if time.monotonic() > end:
                 raise AssertionError("the promotion hangs: " + self.view.dm.status())

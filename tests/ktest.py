@@ -43,7 +43,7 @@ def refused(number, text, fn, *args):
         check(e.errno == number, text, "got %s" % e)
 
 
-def wait(condition, seconds=10):
+def wait(condition, seconds=60):
     """Return whether condition() came true in time."""
     end = time.monotonic() + seconds
     while not condition():
@@ -51,6 +51,17 @@ def wait(condition, seconds=10):
             return False
         time.sleep(0.005)
     return True
+
+
+def settled(value, seconds=0.3):
+    """What value() is when it has not changed for so long: what was in flight has ended."""
+    last, since = value(), time.monotonic()
+    while time.monotonic() < since + seconds:
+        time.sleep(0.02)
+        now = value()
+        if now != last:
+            last, since = now, time.monotonic()
+    return last
 
 
 class Background(threading.Thread):
@@ -67,7 +78,7 @@ class Background(threading.Thread):
         except Exception as e:
             self.error = e
 
-    def end(self, seconds=30):
+    def end(self, seconds=60):
         self.join(seconds)
         if self.is_alive():
             raise TimeoutError("still waits")

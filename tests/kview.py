@@ -314,7 +314,7 @@ class View:
             self.chain.insert(0, image)
             self.active = image
 
-    def commit(self, timeout=10):
+    def commit(self, timeout=60):
         self.dm.message("commit")
         end = time.monotonic() + timeout
         while self.status()["unrecorded"]:
@@ -330,7 +330,7 @@ class View:
     def job(self, name):
         return self.status()["jobs"].get(name)
 
-    def wait_job(self, name, state="concluded", timeout=60):
+    def wait_job(self, name, state="concluded", timeout=240):
         end = time.monotonic() + timeout
         while True:
             job = self.job(name)

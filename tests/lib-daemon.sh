@@ -73,6 +73,9 @@ raw_of() { qemu-img convert -O raw "$1" "$2"; }
 
 oracle() { PYTHONDONTWRITEBYTECODE=1 python3 -S "$ORACLE" "$@"; }
 
+# listens SOCKET: somebody takes connections there (its file comes a moment before that).
+listens() { grep -q " 00010000 .*$1\$" /proc/net/unix; }
+
 # load DISK MODEL SEED [ARGUMENT]...: random I/O from now on until end_load, whose status tells
 # whether every read of that time was right.
 load() {

@@ -7,7 +7,7 @@
 #	#!/bin/bash
 #	# SPDX-License-Identifier: GPL-2.0-or-later
 #	# A sentence that says what holds.
-#	# timeout: 120		(seconds in the guest; 300 when absent)
+#	# timeout: 120		(seconds in the guest of a fast machine, twice as many are given; 300 when absent)
 #	# mem: 3072		(MiB of the guest; 2048 when absent)
 #	# kernels: 6.1 debug	(only on these, what is user space's matter alone; all when absent)
 #	. "${0%/*}/../lib.sh"
@@ -125,11 +125,11 @@ T=${TMPDIR:-/tmp}/$CASE.$$.$SRANDOM
 mkdir -m 700 "$T" || exit 1
 cleanup_fn rm -rf "$T"
 
-# wait_for CONDITION TIMEOUT: evaluates CONDITION until it holds; 1 after TIMEOUT s (on
-# a debug kernel: after four times as much).
+# wait_for CONDITION TIMEOUT: evaluates CONDITION until it holds; 1 after TIMEOUT s on a fast
+# machine: a slow one has four times as much, a debug kernel eight times.
 wait_for() {
-	local end=$((SECONDS + $2))
-	[[ $KVER != *-livechain-* ]] || end=$((SECONDS + 4 * $2))
+	local end=$((SECONDS + 4 * $2))
+	[[ $KVER != *-livechain-* ]] || end=$((SECONDS + 8 * $2))
 	until eval "$1"; do
 		[ $SECONDS -lt $end ] || { diag "not within $2 s: $1"; return 1; }
 		sleep 0.1
@@ -142,13 +142,17 @@ require() {
 	for t; do command -v "$t" >/dev/null || skip_all "$t is not installed"; done
 }
 
-# require_module NAME [PARAMETER]...: loads a module of the kernel, unloads it
-# at the end; skips when this kernel does not have it.
+# require_module NAME [PARAMETER]...: loads a module of the kernel, unloads it at the
+# end; skips when this kernel does not have it. One that an earlier case could not unload
+# has that case's parameters.
 require_module() {
-	local name=$1
-	[ -d "/sys/module/${name//-/_}" ] && return
+	local name=$1 sys=/sys/module/${1//-/_}
+	if [ -d "$sys" ]; then
+		[ $# -gt 1 ] && [ -e "$sys/refcnt" ] || return 0
+		_unload "$name" || bail "module $name is in use, and has to be loaded anew: $*"
+	fi
 	modprobe -q "$@" || skip_all "this kernel has no module $name"
-	[ -e "/sys/module/${name//-/_}/refcnt" ] && cleanup_fn _unload "$name"
+	[ -e "$sys/refcnt" ] && cleanup_fn _unload "$name"
 }
 _unload() { wait_for "rmmod $1 2>/dev/null || ! [ -d /sys/module/${1//-/_} ]" 10; }
 
@@ -224,8 +228,9 @@ sectors() { blockdev --getsz "$1"; }
 
 DAEMON_PID='' QMP_SOCK=$T/qmp.sock STATE_DIR=$T/state DAEMON_LOG=$T/daemon.log EVENTS=$T/events
 
-# start_daemon [ARGUMENT]...: livechaind on $QMP_SOCK with $STATE_DIR; returns
-# when it answers. Its arguments are kept for restart_daemon. One at a time.
+# start_daemon [ARGUMENT]...: livechaind on $QMP_SOCK with $STATE_DIR; returns when it answers
+# and its events are listened to: those from before are lost, who wants them asks for the state.
+# Its arguments are kept for restart_daemon. One at a time.
 start_daemon() {
 	DAEMON_ARGS=("$@")
 	_qmp_client # in this shell: one that a $(...) starts would hold its output open
@@ -236,6 +241,7 @@ start_daemon() {
 	[ -n "${_daemon_cleanup:-}" ] || { _daemon_cleanup=1; cleanup_fn _end_daemon; }
 	wait_for "! kill -0 $DAEMON_PID 2>/dev/null || python3 -S '$TOP/tests/qmp.py' --ping '$QMP_SOCK'" 30 ||
 		{ diag "$(_daemon_stacks; tail -n 20 "$DAEMON_LOG")"; return 1; }
+	qmp '{"execute": "query-version"}' >/dev/null
 	kill -0 "$DAEMON_PID" 2>/dev/null && return
 	wait "$DAEMON_PID"; diag "livechaind ended with status $?: $(tail -n 20 "$DAEMON_LOG")"
 	DAEMON_PID=

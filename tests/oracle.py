@@ -2,14 +2,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A model of a disk, and random I/O on a device that is compared with it.
 
-oracle.py churn DEVICE MODEL [--seconds S] [--until FILE] [--seed N] [--threads T]
+oracle.py churn DEVICE MODEL [--seconds S] [--until FILE] [--seed N] [--threads T] [--within MIB]
     random writes, reads, discards, write-zeroes and flushes on DEVICE; the file MODEL
     (its content before) gets the same; every read must return what the model says
 oracle.py same DEVICE MODEL
     the whole device reads as the model
-oracle.py random DIR SOCKET DISK MODEL [--seconds S] [--seed N]
-    churn, and at random times snapshots and backups by QMP; each backup is compared with the
-    model as it was when the job started. Images go to DIR.
 oracle.py pester SOCKET SOURCE TARGET [--jobs N]
     short backups of one node to the other, each with verbs until it is gone: no answer
     may tell of a job that has ended in one place and not in another
@@ -22,7 +19,6 @@ import mmap
 import os
 import random
 import re
-import subprocess
 import sys
 import threading
 import time
@@ -140,14 +136,16 @@ class Churn(threading.Thread):
 
     VERBS = ["write"] * 10 + ["read"] * 6 + ["discard", "zeroout", "flush", "flush", "rewrite"]
 
-    def __init__(self, device, model, rng, stop):
+    def __init__(self, device, model, rng, stop, within=None):
         super().__init__(daemon=True)
         self.disk = dmio.Disk(device)
+        self.within = within
         self.model, self.rng, self.stop = model, rng, stop
         self.counts, self.error, self.longest = {}, None, 0
 
     def pick(self):
         rng, total = self.rng, self.model.sectors()
+        total = min(self.within or total, total)
         nr = min(total, max(1, int(2 ** rng.uniform(0, 10.5))))
         # Half of it in a hot tenth of the disk, so that places are met again.
         span = total // 10 if rng.random() < 0.5 else total
@@ -244,9 +242,9 @@ class Timed(Churn):
 class Load:
     """Several streams, until stopped."""
 
-    def __init__(self, device, model, seed, threads):
+    def __init__(self, device, model, seed, threads, within=None):
         self.stop = threading.Event()
-        self.streams = [Churn(device, model, random.Random(seed * 1000 + i), self.stop)
+        self.streams = [Churn(device, model, random.Random(seed * 1000 + i), self.stop, within)
                         for i in range(threads)]
         for s in self.streams:
             s.start()
@@ -259,9 +257,9 @@ class Load:
         """Raises what a stream ran into."""
         self.stop.set()
         for s in self.streams:
-            s.join(120)
+            s.join(300)
             if s.is_alive():
-                raise Mismatch("an operation did not end within 120 s")
+                raise Mismatch("an operation did not end within 300 s")
         total = {}
         for s in self.streams:
             for k, v in s.counts.items():
@@ -288,190 +286,13 @@ def same(device, model, what="the device"):
 
 def churn(args):
     model = Model(args.model)
-    load = Load(args.device, model, args.seed, args.threads)
+    load = Load(args.device, model, args.seed, args.threads, args.within * MIB // SECTOR)
     end = time.monotonic() + args.seconds
     while time.monotonic() < end and not (args.until and os.path.exists(args.until)):
         if load.stop.wait(0.2):
             break
     load.end()
     same(args.device, model)
-
-
-class Random:
-    """Snapshots and backups while the disk is churned."""
-
-    def __init__(self, args):
-        self.args, self.rng = args, random.Random(args.seed)
-        self.model = Model(args.model)
-        self.device = "/dev/mapper/" + args.disk
-        self.events = []
-        self.client = qmp.Client(args.socket, self.events.append)
-        self.client.negotiate()
-        self.nr = self.jobs = 0
-        self.backup = None      # the one under way
-        self.kept = []          # targets of earlier ones, with their nodes: (number, path, driver)
-        self.done = {"snapshots": 0, "backups": 0}
-
-    def command(self, name, /, **arguments):
-        arguments = {k.replace("_", "-"): v for k, v in arguments.items()}
-        reply = self.client.command(json.dumps({"execute": name, "arguments": arguments}))
-        if "return" not in reply:
-            raise Mismatch("%s %s: %s" % (name, arguments, reply["error"]["desc"]))
-        return reply["return"]
-
-    def image(self, kind):
-        self.nr += 1
-        return os.path.join(self.args.dir, "%s%d" % (kind, self.nr))
-
-    @staticmethod
-    def tool(*words):
-        r = subprocess.run(words, capture_output=True, text=True)
-        if r.returncode:
-            raise Mismatch("%s: %s" % (" ".join(words), (r.stdout + r.stderr).strip()))
-
-    def top(self):
-        for d in self.command("query-block"):
-            if d["device"] == self.args.disk:
-                return d["inserted"]
-        raise Mismatch("the disk is gone from query-block")
-
-    def cluster(self):
-        return 1 << self.rng.randrange(12, 22)
-
-    def snapshot(self):
-        path, args = self.image("s"), {}
-        if self.rng.random() < 0.6:
-            top, size = self.top(), self.cluster()
-            self.tool("qemu-img", "create", "-q", "-u", "-f", "qcow2",
-                      "-o", "cluster_size=%d,compat=%s" % (size, self.rng.choice(["1.1", "1.1", "0.10"])),
-                      "-b", top["file"], "-F", top["drv"], path, str(self.model.size))
-            args = {"mode": "existing"}
-            say("snapshot %s, clusters of %d" % (path, size))
-        else:
-            say("snapshot %s" % path)
-        self.command("blockdev-snapshot-sync", device=self.args.disk, snapshot_file=path,
-                     snapshot_node_name="n%d" % self.nr, **args)
-        self.done["snapshots"] += 1
-
-    def target(self):
-        """A node to write to, with its number: a new one, or one that was written to before."""
-        if self.kept and self.rng.random() < 0.5:
-            return self.kept.pop(self.rng.randrange(len(self.kept)))
-        path, driver = self.image("b"), self.rng.choice(["qcow2", "qcow2", "raw"])
-        if driver == "raw":
-            self.tool("qemu-img", "create", "-q", "-f", "raw", path, str(self.model.size))
-        else:
-            self.tool("qemu-img", "create", "-q", "-f", "qcow2", "-o",
-                      "cluster_size=%d" % self.cluster(), path, str(self.model.size))
-        self.command("blockdev-add", driver=driver, node_name="t%d" % self.nr,
-                     file={"driver": "file", "filename": path})
-        return self.nr, path, driver
-
-    def start_backup(self):
-        rng = self.rng
-        nr, path, driver = self.target()
-        self.jobs += 1
-        job = "job%d" % self.jobs
-        speed = rng.choice([0, 0, 4 * MIB, 16 * MIB])
-        quiet = rng.random() < 0.4
-        say("backup %s to %s, speed %d%s" % (path, driver, speed, ", nothing in flight" if quiet else ""))
-        if quiet:
-            self.model.hold()
-        frozen = self.model.freeze()
-        try:
-            self.command("blockdev-backup", device=self.args.disk, target="t%d" % nr,
-                         sync="full", job_id=job, speed=speed)
-        finally:
-            window = self.model.thaw()
-            if quiet:
-                self.model.release()
-        self.backup = (nr, job, path, driver, frozen, [] if quiet else window)
-
-    def hurry(self, job):
-        """No speed limit any more; the job may have ended since it was last seen."""
-        try:
-            self.command("block-job-set-speed", device=job, speed=0)
-        except Mismatch as e:
-            if "not found" not in str(e) and "cannot accept command verb" not in str(e):
-                raise
-
-    def look_at_backup(self):
-        """Asks after the job; compares and forgets the image when it has ended."""
-        nr, job, path, driver, frozen, window = self.backup
-        for j in self.command("query-jobs"):
-            if j["id"] == job:
-                if self.rng.random() < 0.05:
-                    self.hurry(job)
-                return
-        for e in self.events:
-            d = e["data"]
-            if e["event"] == "BLOCK_JOB_COMPLETED" and d["device"] == job:
-                break
-        else:
-            raise Mismatch("%s ended without BLOCK_JOB_COMPLETED" % job)
-        if d.get("error") or d["offset"] != d["len"]:
-            raise Mismatch("%s: %r" % (job, d))
-        self.backup = None
-        keep = self.rng.random() < 0.6 and len(self.kept) < 4
-        if keep and self.rng.random() < 0.5:
-            self.read_back("t%d" % nr, frozen, window)
-        if keep:
-            self.kept.append((nr, path, driver))
-        else:
-            self.command("blockdev-del", node_name="t%d" % nr)
-        self.compare(path, driver, frozen, window, ["-U"] if keep else [])
-        self.done["backups"] += 1
-        if not keep:
-            os.unlink(path)
-
-    def read_back(self, node, frozen, window):
-        """The finished backup as a disk of its own."""
-        disk = self.args.disk + "-again"
-        self.command("block-export-add", type="dm", id=disk, node_name=node, name=disk, writable=False)
-        check("/dev/mapper/" + disk, frozen, window, "disk of " + node)
-        self.command("block-export-del", id=disk)
-        say("disk of %s is right" % node)
-
-    def compare(self, path, driver, frozen, window, share):
-        what = "backup " + path
-        if driver == "qcow2":
-            self.tool("qemu-img", "check", *share, path)
-            raw = path + ".raw"
-            self.tool("qemu-img", "convert", *share, "-O", "raw", path, raw)
-        else:
-            raw = path
-        check(raw, frozen, window, what)
-        if raw != path:
-            os.unlink(raw)
-        say("%s is right" % what)
-
-    def slow(self, end):
-        """A machine so slow that not even one of each has happened gets more time."""
-        return self.args.seconds >= 30 and not all(self.done.values()) and \
-            time.monotonic() < end + 4 * self.args.seconds
-
-    def run(self):
-        load = Load(self.device, self.model, self.args.seed, self.args.threads)
-        end = time.monotonic() + self.args.seconds
-        try:
-            while not load.failed() and (time.monotonic() < end or self.slow(end)):
-                time.sleep(self.rng.uniform(0.05, 1.0))
-                if self.backup:
-                    self.look_at_backup()
-                elif self.rng.random() < 0.5:
-                    self.start_backup()
-                if not self.backup and self.rng.random() < 0.4 and self.done["snapshots"] < 12:
-                    self.snapshot()
-            while self.backup and not load.failed():
-                self.hurry(self.backup[1])
-                self.look_at_backup()
-                time.sleep(0.2)
-        finally:
-            load.end()
-        same(self.device, self.model)
-        say("%(snapshots)d snapshots, %(backups)d backups" % self.done)
-        if self.args.seconds >= 30 and not all(self.done.values()):
-            raise Mismatch("too little happened: %r" % self.done)
 
 
 # What a verb may meet when the job ends meanwhile, in QEMU's words.
@@ -511,7 +332,7 @@ def main():
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
     sub = p.add_subparsers(dest="verb", required=True)
     for verb, words in (("churn", "device model"), ("same", "device model"),
-                        ("random", "dir socket disk model"), ("pester", "socket source target")):
+                        ("pester", "socket source target")):
         s = sub.add_parser(verb)
         for w in words.split():
             s.add_argument(w)
@@ -519,6 +340,7 @@ def main():
         s.add_argument("--until", metavar="FILE", help="end when FILE appears")
         s.add_argument("--seed", type=int, default=1)
         s.add_argument("--threads", type=int, default=4)
+        s.add_argument("--within", metavar="MIB", type=int, default=0, help="touch only the first so many")
         s.add_argument("--jobs", type=int, default=60)
     args = p.parse_args()
     try:
@@ -526,10 +348,8 @@ def main():
             churn(args)
         elif args.verb == "same":
             same(args.device, Model(args.model))
-        elif args.verb == "pester":
-            pester(args)
         else:
-            Random(args).run()
+            pester(args)
     except (Mismatch, AssertionError, OSError, ConnectionError) as e:
         say("WRONG: %s: %s" % (type(e).__name__, e))
         return 1

@@ -9,6 +9,7 @@ qmp.py --serve EVENTS SOCKET    a command per line on stdin, "ok JSON" or "error
 """
 import json
 import os
+import select
 import selectors
 import socket
 import sys
@@ -101,7 +102,16 @@ def serve(events_path, path):
             client.negotiate()
             sel.register(client.sock, selectors.EVENT_READ)
 
+        def take_if_any():
+            """What lies in the socket; its end too, when the server has gone unnoticed."""
+            try:
+                while client and select.select([client.sock], [], [], 0)[0]:
+                    client.take_events()
+            except (OSError, ValueError):
+                drop()
+
         def answer(text):
+            take_if_any()
             try:
                 if not client:
                     connect()

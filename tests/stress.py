@@ -2,15 +2,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Random operations on several busy disks, while the daemon is killed and restarted.
 
-stress.py DIR DEVICE --work W --daemon P [--seed N] [--seconds S] [--cgroup G] [--disks K] [--verbose]
+stress.py DIR DEVICE --work W --daemon P [--seed N] [--seconds S] [--cgroup G] [--disks K] [--chain]
+          [--verbose]
 
 Each disk has a thread that picks operations of OPS, a guest whose every read is compared
 (oracle.py) and fio --verify. Even disks have their images in DIR, odd ones on slices of DEVICE.
 The last one's fio works through the page cache, in a memory cgroup below G with too little
 memory. Beside them one of FATES befalls the daemon every few seconds.
 
-An operation is a function of a Disk and a line in OPS with its weight. It returns False where it
-does not apply. Prints "pass TEXT", "fail TEXT" and "# notes".
+An operation is a function of a Disk and a line in OPS (--chain: those of stress_chain.py as well) with
+its weight. It returns False where it does not apply. Prints "pass TEXT", "fail TEXT" and "# notes".
 """
 import argparse
 import collections
@@ -23,11 +24,13 @@ import time
 import traceback
 
 import dmio
+import stress_chain
 import stress_world
 from stress_world import (DISK, FAILURES, MIB, Client, Daemon, Files, Guest, Hog, Slices, Wrong,
                           Refused, compare, read_image, tool, until)
 
 CHAIN_MAX = 6
+MINUTE = 60     # from here on each operation must be done
 
 
 def say(text):
@@ -46,7 +49,7 @@ class Disk(threading.Thread):
         self.daemon, self.client = runner.daemon, Client(runner.daemon)
         self.counts, self.history = collections.Counter(), collections.deque(maxlen=25)
         self.serial, self.job, self.guest, self.error = 0, None, None, None
-        self.chain, self.longest = [], 0.0
+        self.chain, self.gone, self.longest = [], [], 0.0     # images: (path, format)
 
     # --- names, images ---
 
@@ -143,9 +146,11 @@ class Disk(threading.Thread):
             self.client.sure(lambda: self.export() is None, "block-export-del", id=self.name)
             while names := self.own_nodes():    # what only an overlay refers to goes with it
                 self.delete(names[0])
-        for path, fmt in self.chain:
+        for path, fmt in self.chain + self.gone:
             if fmt == "qcow2":
                 tool("qemu-img", "check", path)
+        while self.gone:
+            self.store.free(self.gone.pop()[0])
         if read_image(*self.chain[0], self.runner.args.work) != data:
             raise Wrong("QEMU reads something else from %s than the disk held" % self.chain[0][0])
         return data
@@ -156,7 +161,7 @@ class Disk(threading.Thread):
             self.longest = max(self.longest, self.guest.longest())
 
     def pick(self):
-        return self.rng.choices(list(OPS), [weight for _, weight in OPS.values()])[0]
+        return self.runner.pick(OPS, self.rng)
 
     def run(self):
         try:
@@ -200,7 +205,7 @@ class Disk(threading.Thread):
 
     def close(self):
         """The images are taken away."""
-        for path, _ in self.chain:
+        for path, _ in self.chain + self.gone:
             self.store.free(path)
 
 
@@ -457,6 +462,7 @@ class Runner:
         self.stores = [Files(args.dir), Slices(args.device)]
         self.disks = [Disk(self, i) for i in range(args.disks)]
         self.fates, self.hog, self.error = collections.Counter(), None, None
+        self.half = float("inf")
 
     def cgroup(self, name, limit):
         path = os.path.join(self.args.cgroup, name)
@@ -468,20 +474,37 @@ class Runner:
     def failed(self):
         return self.error or any(d.error for d in self.disks)
 
+    def undone(self, names):
+        return [n for n in names
+                if not self.fates[n] and not any(d.counts[n] for d in self.disks)]
+
+    def goes_on(self, end):
+        """A slow machine has six times as much again to do each operation once."""
+        return self.args.seconds >= MINUTE and time.monotonic() < end + 6 * self.args.seconds and \
+            self.undone([*OPS, *FATES])
+
+    def pick(self, names, rng):
+        """By their weights; in the second half often what nobody has done yet."""
+        rare = self.undone(names)
+        if rare and time.monotonic() > self.half and rng.random() < 0.5:
+            return rng.choice(rare)
+        return rng.choices(list(names), [weight for _, weight in names.values()])[0]
+
     def live(self):
         self.daemon.start()
+        self.half = time.monotonic() + self.args.seconds / 2
         self.hog = Hog(self.low, 32) if self.low else None
         for d in self.disks:
             d.start()
         end = time.monotonic() + self.args.seconds
-        while time.monotonic() < end and not self.stop.is_set():
+        while not self.stop.is_set() and (time.monotonic() < end or self.goes_on(end)):
             self.stop.wait(self.rng.uniform(0.5, 8))
             if self.stop.is_set():
                 break
             self.daemon.check()
             if self.hog and self.hog.error:
                 raise self.hog.error
-            name = self.rng.choices(list(FATES), [w for _, w in FATES.values()])[0]
+            name = self.pick(FATES, self.rng)
             if self.args.verbose:
                 say("daemon: " + name)
             if FATES[name][0](self) is not False:
@@ -537,9 +560,8 @@ class Runner:
         if self.error:
             text += "; %s: %s" % (type(self.error).__name__, self.error)
         print("%s %s" % ("fail" if self.error else "pass", text.replace("\n", " | ")))
-        total = sum((d.counts for d in self.disks), collections.Counter(self.fates))
-        missing = [n for n in [*OPS, *FATES, "backups compared", "fio rounds"] if not total[n]]
-        bad = bool(missing) and self.args.seconds >= 60
+        missing = self.undone([*OPS, *FATES, "backups compared", "fio rounds"])
+        bad = bool(missing) and self.args.seconds >= MINUTE
         print("%s each operation was done%s" % ("fail" if bad else "pass",
                                                ", except " + ", ".join(missing) if missing else ""))
         if bad:
@@ -576,12 +598,15 @@ def main():
     p.add_argument("--daemon", required=True)
     p.add_argument("--cgroup", help="memory cgroup (version 2) to make groups in")
     p.add_argument("--disks", type=int, default=3)
+    p.add_argument("--chain", action="store_true", help="jobs that change the chain, too")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--seconds", type=float, default=100)
     p.add_argument("--verbose", action="store_true")
     args = p.parse_args()
     sys.stdout.reconfigure(line_buffering=True)
-    faulthandler.dump_traceback_later(args.seconds + 8 * stress_world.PATIENCE, exit=True)
+    faulthandler.dump_traceback_later(7 * args.seconds + 8 * stress_world.PATIENCE, exit=True)
+    if args.chain:
+        OPS.update(stress_chain.OPS)
     status = Runner(args).run()
     sys.stdout.flush()
     os._exit(status)    # threads of a failed run may hang

@@ -15,7 +15,7 @@ import qmp
 MIB = 1 << 20
 SECTOR = 512
 DISK = 16 * MIB
-PATIENCE = 120          # nothing may take longer, however slow the machine is
+PATIENCE = 300          # nothing may take longer, however slow the machine is
 
 
 class Wrong(Exception):
@@ -217,7 +217,7 @@ class Slices:
 
     def free(self, path):
         dm, slot = self.used.pop(path)
-        until(lambda: self.removed(dm), "the removal of " + path, 10)
+        until(lambda: self.removed(dm), "the removal of " + path)
         with self.lock:
             self.slots.append(slot)
 
@@ -281,6 +281,14 @@ class Fio(threading.Thread):
         except Exception as e:      # whatever it is: the guest ends, and says it
             self.error = e
             self.guest.stop.set()
+
+    def where(self):
+        """What its threads are doing, for a report."""
+        out, folder = [], "/proc/%d/task" % self.process.pid
+        for task in os.listdir(folder) if os.path.exists(folder) else []:
+            with open("%s/%s/wchan" % (folder, task)) as f:
+                out.append(f.read())
+        return "fio in " + ", ".join(out)
 
     def verify(self, path):
         """What the last round wrote is there."""
@@ -374,13 +382,27 @@ class Guest:
         self.fio.signal(signal.SIGCONT)
         self.model.release()
 
+    def completed(self):
+        with open("/sys/dev/block/%d:%d/stat" % self.number()) as f:
+            figures = f.read().split()
+        return figures[0], figures[4]       # reads, writes
+
+    def join(self, thread):
+        """It may take its time on a slow machine as long as requests get done."""
+        last, since = None, 0
+        while thread.is_alive():
+            now = self.completed()
+            if now != last:
+                last, since = now, time.monotonic()
+            if time.monotonic() - since > PATIENCE:
+                raise Wrong("load on %s does not end: %s" % (self.device, self.fio.where()))
+            thread.join(1)
+
     def end(self):
         """All load is over; the disk holds what it should. Returns that."""
         self.stop.set()
         for t in self.streams + [self.fio]:
-            t.join(PATIENCE)
-            if t.is_alive():
-                raise Wrong("load on %s does not end" % self.device)
+            self.join(t)
         self.check()
         self.fio.verify(self.device)
         data = self.content()

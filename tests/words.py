@@ -8,6 +8,7 @@ words.py compare DIR QEMUS OURS         status 0 if they are the same but for OT
 import json
 import re
 import sys
+import time
 
 import qmp
 
@@ -49,6 +50,12 @@ def requests(folder, export):
     def mirror(more):
         return job("blockdev-mirror", "'sync': 'full', " + more)
 
+    def keep(more, driver="copy-before-write"):
+        return execute("blockdev-add", "'driver': '%s', %s" % (driver, more))
+
+    def reopen(more, name="good"):
+        return execute("blockdev-reopen", "'options': [{'driver': 'qcow2', 'file': %s%s}]" % (file(name), more))
+
     full = "'sync': 'full', 'job-id': 'j'"
     chain = ", 'backing': {'driver': 'qcow2', 'node-name': 'mid', 'file': %s, 'backing': " \
         "{'driver': 'qcow2', 'node-name': 'lo', 'file': %s}}" % (file("mid"), file("lo"))
@@ -69,6 +76,17 @@ def requests(folder, export):
         add("x", "good2", more=", 'backing': 'nix'"), add("g", "good2"), add("9x", "good2"), add("a b", "good2"),
         add("x" * 40, "good2"), add("x", "good2", more=", 'read-only': 'no'"),
         add("x", "good2", more=", 'read-only': 1"), add("x", "good2", more=", 'bogus': 1"),
+        # filters
+        keep("'node-name': 'x', 'file': 'g'"), keep("'node-name': 'x', 'target': 'g'"),
+        keep("'node-name': 'x', 'file': 'nix', 'target': 'g'"), keep("'node-name': 'x', 'file': 'g', 'target': 'nix'"),
+        keep("'file': 'g', 'target': 'big'"), keep("'node-name': 'g', 'file': 'g', 'target': 'big'"),
+        keep("'node-name': '9x', 'file': 'g', 'target': 'big'"),
+        keep("'node-name': 'x', 'file': 'g', 'target': 'big', 'on-cbw-error': 'xx'"),
+        keep("'node-name': 'x', 'file': 'g', 'target': 'big', 'cbw-timeout': -1"),
+        keep("'node-name': 'x', 'file': 'g', 'target': 'big', 'cbw-timeout': 4294967296"),
+        keep("'node-name': 'x', 'file': 'g', 'target': 'big', 'zzz': 1"),
+        keep("'node-name': 'x'", "snapshot-access"), keep("'node-name': 'x', 'file': 'nix'", "snapshot-access"),
+        keep("'file': 'g'", "snapshot-access"),
         # blockdev-del, exports
         execute("blockdev-del"), execute("blockdev-del", "'node-name': 'nix'"),
         execute("blockdev-del", "'node-name': ['g']"),
@@ -156,6 +174,13 @@ def requests(folder, export):
         job("drive-mirror", "'sync': 'full', 'target': '%s/h', 'replaces': 'hi'" % folder),
         job("drive-mirror", "'sync': 'full', 'target': '%s/h', 'mode': 'x'" % folder),
         job("drive-mirror", "'sync': 'x', 'target': '%s/h'" % folder),
+        # blockdev-reopen
+        execute("blockdev-reopen"), execute("blockdev-reopen", "'options': {}"), execute("blockdev-reopen", "'options': [5]"),
+        reopen(""), reopen(", 'node-name': 'nix'"), reopen(", 'node-name': 'g'", "good2"), reopen(", 'node-name': 'hi'", "hi"),
+        reopen(", 'node-name': 'hi', 'backing': 'nix'", "hi"), reopen(", 'node-name': 'g', 'force-share': true"),
+        reopen(", 'node-name': 'g', 'backing': 'g'"), reopen(", 'node-name': 'ro'"),
+        execute("blockdev-reopen", "'options': [{'driver': 'qcow2', 'node-name': 'g', 'file': 'nix'}]"),
+        execute("blockdev-reopen", "'options': [{'driver': 'qcow2', 'node-name': 'g', 'file': 5}]"),
         # images; what is wrong with their options is the job's error
         execute("blockdev-create", "'job-id': '9x', 'options': {'driver': 'file', 'filename': '/none/h', 'size': 0}"),
         execute("blockdev-create", "'job-id': 'c', 'options': {'driver': 'raw'}"),
@@ -172,6 +197,9 @@ def requests(folder, export):
         execute("change-backing-file", "'device': 'g', 'image-node-name': 'g', 'backing-file': 'x'"),
         execute("change-backing-file", "'device': 'g', 'image-node-name': 'g'"),
         execute("block_resize", "'node-name': 'g', 'size': -1"), execute("block_resize", "'size': 512"),
+        execute("blockdev-mirror", "'device': 'g', 'target': 'g', 'sync': 'full', 'granularity': '1'"),
+        execute("blockdev-mirror", "'device': 'g', 'target': 'g', 'sync': 'full', 'granularity': -1"),
+        execute("blockdev-create", "'job-id': 'c', 'options': {'driver': 'file', 'filename': 'o', 'size': true}"),
         execute("block_resize", "'node-name': 'g', 'size': 5"), execute("block_resize", "'node-name': 'nix', 'size': 512"),
     ]
 
@@ -201,8 +229,20 @@ def ask(path, folder, whose):
     client.negotiate()
     export = EXPORT[whose].replace("%s", folder)
     for text in requests(folder, export):
-        print(json.dumps(client.command(text)))
+        reply = client.command(text)
+        print(json.dumps(reply))
+        if "blockdev-create" in text and "return" in reply:
+            ended(client)
     return 0
+
+
+def ended(client):
+    """The job that makes an image has: what comes next asks for it."""
+    end = time.monotonic() + 60
+    while any(j["type"] == "create" and j["status"] != "concluded" for j in client.command('{"execute": "query-jobs"}')["return"]):
+        if time.monotonic() > end:
+            sys.exit("a job does not end")
+        time.sleep(0.02)
 
 
 def compare(folder, qemus, ours):

@@ -221,7 +221,7 @@ chmod 711 "$T" "$IMG"; chmod 600 good; mkdir "$T/nobody"; chown nobody "$T/nobod
 setpriv --reuid nobody --regid nogroup --clear-groups --inh-caps=-all --bounding-set=-all \
 	"$LIVECHAIND" --qmp "$T/nobody/sock" --state-dir "$T/nobody/state" >"$T/nobody.log" 2>&1 &
 pid=$!
-wait_for "[ -S '$T/nobody/sock' ]" 20
+wait_for "listens '$T/nobody/sock'" 20
 out=$(python3 -S "$TOP/tests/qmp.py" "$T/nobody/sock" "{'execute': 'blockdev-add', 'arguments': {$(node g "$IMG/good")}}")
 like "$out" "GenericError.*Could not open '$IMG/good': Permission denied" "no right to the image"
 chmod 666 good

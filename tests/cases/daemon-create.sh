@@ -3,8 +3,8 @@
 # blockdev-create as a job, an overlay made by it, change-backing-file.
 # kernels: 6.1 debug
 . "$(dirname "$0")/../lib-daemon.sh"
-require qemu-img qemu-io jq
-plan 37
+require qemu-img qemu-io jq chattr
+plan 51
 place 200
 load_module
 
@@ -51,6 +51,41 @@ attach raw vmr >/dev/null
 is "$(blockdev --getsize64 /dev/mapper/vmr)" 2097152 "so has its disk"
 refuses "a disk is not resized" "size can't change while it is" block_resize "'device': 'vmr', 'size': 4194304"
 detach vmr >/dev/null; del raw >/dev/null
+qemu-img create -q -f qcow2 -o cluster_size=4k "$IMG/q" 2M
+add q "$IMG/q" >/dev/null
+check "a qcow2 image grows" qdo block_resize "'node-name': 'q', 'size': 1200000000"
+refuses "it can't be made smaller" "can't be made smaller here" block_resize "'node-name': 'q', 'size': 512"
+del q >/dev/null
+is "$(qemu-img info --output=json "$IMG/q" | jq '."virtual-size"')" 1200000000 "it has its new size"
+check "and is clean" clean "$IMG/q"
+
+# Above a longer image, which is not seen behind the old end.
+qemu-img create -q -f raw "$IMG/long" 3M
+qemu-io -f raw -c 'write -q -P 1 0 3M' "$IMG/long" >/dev/null
+qemu-img create -q -u -f qcow2 -b "$IMG/long" -F raw "$IMG/q" 1M
+add q "$IMG/q" >/dev/null
+check "an image above a longer one grows" qdo block_resize "'node-name': 'q', 'size': 4194304"
+del q >/dev/null
+check "and has zeros there" qemu-io -f qcow2 -c 'read -q -P 1 0 1M' -c 'read -q -P 0 1M 3M' "$IMG/q"
+check "and is clean" clean "$IMG/q"
+
+# A file that is allocated; one that can't be written.
+create "'driver': 'file', 'filename': '$IMG/full', 'size': 1048576, 'preallocation': 'full'" >/dev/null
+dismiss
+is "$(stat -c %s "$IMG/full") $(($(stat -c %b "$IMG/full") >= 2048))" "1048576 1" "preallocation full"
+chattr +i "$IMG/full"
+refuses "what can't be written" "Operation not permitted" blockdev-add "'driver': 'file', 'node-name': 'ro', 'filename': '$IMG/full'"
+check "auto-read-only opens it" qdo blockdev-add "'driver': 'file', 'node-name': 'ro', 'filename': '$IMG/full', 'auto-read-only': true"
+is "$(qdo query-named-block-nodes | jq '.[] | select(."node-name" == "ro").ro')" true "read-only"
+chattr -i "$IMG/full"
+del ro >/dev/null
+
+# A file node is an image without a raw node above it.
+qdo blockdev-add "'driver': 'file', 'node-name': 'fn', 'filename': '$IMG/full'" >/dev/null
+check "it is exported" attach fn vmf
+is "$(qdo query-block | jq -r '.[].inserted | ."node-name", .drv' | tr '\n' ' ')$(qdo query-named-block-nodes | jq -c '[.[]."node-name"] - ["f", "fn"]')" "fn file []" "as itself"
+detach vmf >/dev/null
+check "and lets the node go" del fn
 
 qemu-img create -q -f qcow2 "$IMG/base" 16M
 qemu-io -f qcow2 -c 'write -q -P 5 0 1M' "$IMG/base" >/dev/null

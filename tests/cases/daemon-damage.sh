@@ -17,8 +17,8 @@ poke() {
 l2_of() { echo $((16#$(u64 "$1" $((16#$(u64 "$1" 40)))) & 0xfffffffffffe00)); }
 forget_map() { sync /dev/mapper/vm1 && dmsetup message vm1 0 forget 0 512; }
 # cluster N: reads it, within time
-cluster() { timeout 20 dd if=/dev/mapper/vm1 bs=64k skip="$1" count=1 iflag=direct status=none; }
-put() { timeout 20 dd if="$T/data" of=/dev/mapper/vm1 bs=64k skip="$1" seek="$1" count=1 oflag=direct status=none; }
+cluster() { timeout 90 dd if=/dev/mapper/vm1 bs=64k skip="$1" count=1 iflag=direct status=none; }
+put() { timeout 90 dd if="$T/data" of=/dev/mapper/vm1 bs=64k skip="$1" seek="$1" count=1 oflag=direct status=none; }
 eio() { # TEXT COMMAND...: fails with EIO, not by the time limit
 	local text=$1 st
 	shift
@@ -112,6 +112,7 @@ was=$(u64 "$IMG/b" $((l2 + 35 * 8)))
 poke "$IMG/b" $((l2 + 35 * 8)) 8000000000050200
 forget_map
 eio "a damaged cluster of the active image" cluster 35
+wait_event BLOCK_IMAGE_CORRUPTED 20
 like "$(event_lines BLOCK_IMAGE_CORRUPTED)" '"node-name": "b"' "its node is named"
 put 50 && put 36 && sync /dev/mapper/vm1
 ok $? "writes to others are done"
@@ -140,6 +141,7 @@ $l2 128 error
 $((l2 + 128)) $((131072 - l2 - 128)) linear $loop $((l2 + 128))"
 forget_map
 eio "its table can't be read: its clusters fail" cluster 3
+wait_event BLOCK_IO_ERROR 20
 like "$(event_lines BLOCK_IO_ERROR)" '"device": "vm1", "node-name": "l", "operation": "read", "action": "report", "nospace": false' "an event tells it"
 switch_low "0 131072 linear $loop 0"
 wait_for "cluster 3 >/dev/null 2>&1" 40
@@ -157,7 +159,7 @@ ok $? "an empty image on a device"
 switch_low "0 $rb linear $loop 0
 $rb 128 error
 $((rb + 128)) $((131072 - rb - 128)) linear $loop $((rb + 128))"
-eio "writes fail when no more space can be had" timeout 60 dd if="$T/data" of=/dev/mapper/vm1 bs=1M count=30 oflag=direct
+eio "writes fail when no more space can be had" timeout 240 dd if="$T/data" of=/dev/mapper/vm1 bs=1M count=30 oflag=direct
 wait_event BLOCK_IO_ERROR 20
 like "$(event_lines BLOCK_IO_ERROR)" '"device": "vm1", "node-name": "l", "operation": "write", "action": "report", "nospace": false' "an event tells it"
 check "what was written before is there" cmp -n $((2 << 20)) /dev/mapper/vm1 "$T/data"

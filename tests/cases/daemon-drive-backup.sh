@@ -6,7 +6,7 @@
 # mem: 2048
 . "$(dirname "$0")/../lib-daemon.sh"
 require qemu-img qemu-io jq
-plan 57
+plan 66
 place 500
 load_module
 
@@ -68,6 +68,24 @@ check "job-cancel" qdo job-cancel "'id': 'i'"
 like "$(job_events i)" "running aborting CANCELLED concluded null" "its events"
 check "the unfinished target is clean" clean "$IMG/i"
 
+# sync=top: what the disk's own image has, above the backing image that is or will be the target's.
+depths() { qemu-img map --output=json "$IMG/$1" | jq -c '[.[] | select(.depth == 0) | [.start, .length]]'; }
+check "sync=top" qdo drive-backup "'device': 'vm1', 'target': '$IMG/top', 'sync': 'top', 'job-id': 'top'"
+wait_job top null 100
+is "$(qemu-img info --output=json "$IMG/top" | jq -r '."backing-filename", ."backing-filename-format"' | tr '\n' ' ')" "$IMG/a qcow2 " "the target has the disk's backing image"
+is "$(depths top)" "[[3145728,2097152]]" "and what the disk's own image has, no more"
+check "together it is the disk" same top
+like "$(event_lines 'COMPLETED.*"device": "top"')" '"len": 2097152, "offset": 2097152' "that is its length"
+qemu-img create -q -u -f qcow2 -o cluster_size=2M -b "$IMG/a" -F qcow2 "$IMG/top2" $size
+{ add t2 "$IMG/top2" && qdo blockdev-backup "'device': 'vm1', 'target': 't2', 'sync': 'top', 'job-id': 'top2'"; } >/dev/null
+ok $? "blockdev-backup, sync=top, larger clusters"
+check "a guest writes over it, and beside it" dd if=/dev/zero of=/dev/mapper/vm1 bs=1M count=4 seek=2 oflag=direct conv=notrunc status=none
+wait_job top2 null 100
+del t2 >/dev/null
+check "together it is what the disk was" same top2
+check "both are clean" clean "$IMG/top" "$IMG/top2"
+dd if=/dev/mapper/vm1 of="$T/want" bs=1M iflag=direct status=none
+
 # What is refused.
 why() { refuses "$1" "$2" drive-backup "'device': '${5:-vm1}', 'target': '$3', 'sync': '${6:-full}', 'job-id': 'e'${4:+, $4}"; }
 sums_before=$(sums "$IMG/e.qcow2" "$IMG/r")
@@ -81,7 +99,7 @@ why "a format that is none" "Unknown file format 'nope'" "$IMG/n" "'format': 'no
 why "a mode that is none" "Parameter 'mode' does not accept value 'x'" "$IMG/n" "'mode': 'x'"
 why "another size" "Source and target image have different sizes" "$IMG/small" "'mode': 'existing'"
 why "the disk's own image" "lock|in use" "$IMG/b" "'mode': 'existing'"
-why "sync=top over a chain" "sync mode 'top'" "$IMG/n" "" vm1 top
+why "sync=top over a chain, raw" "Backing file not supported for file format 'raw'" "$IMG/n" "'format': 'raw'" vm1 top
 why "a filter's name that is none" "Could not create node: Invalid node-name: '9x'" "$IMG/n" "'filter-node-name': '9x'"
 why "too few workers" "max-workers must be between 1 and 2147483647" "$IMG/n" "'x-perf': {'max-workers': 0}"
 why "a chunk below the cluster" "Required max-chunk \(1000\) is less than backup cluster size \(65536\)" "$IMG/n" "'x-perf': {'max-chunk': 1000}"
@@ -94,7 +112,7 @@ qemu-img create -q -f qcow2 -o cluster_size=2M "$IMG/o" $size
 check "sync=none" qdo drive-backup "'device': 'vm1', 'target': '$IMG/o', 'sync': 'none', 'job-id': 'o', 'mode': 'existing', 'x-perf': {'max-workers': 4}"
 is "$(qdo query-jobs | jq -c '.[] | [."current-progress", .status]')" '[0,"running"]' "it waits for the guest"
 dd if=/dev/zero bs=64k count=1 status=none | tr '\0' x | dd of=/dev/mapper/vm1 bs=64k seek=50 conv=fsync,notrunc status=none
-wait_for "[ \"\$(qdo query-jobs | jq '.[0].\"current-progress\"')\" -gt 0 ]" 20
+wait_for "[ \"\$(qdo query-jobs | jq '.[0].\"current-progress\"')\" -ge 2097152 ]" 20
 { qdo job-pause "'id': 'o'" && qdo job-resume "'id': 'o'"; } >/dev/null
 ok $? "pause and resume"
 is "$(qdo query-jobs | jq -c '.[] | [."current-progress", .status]')" '[2097152,"running"]' "a target's cluster was saved, no more"

@@ -3,14 +3,15 @@
 # A file system on the disk, exercised at random (tests/fsx.c, stress-ng), during snapshots, backups and
 # deaths of the daemon: every byte read is right, it ends whole, and so is each backup.
 #
-# LIVECHAIN_SECONDS=N: how long (15); LIVECHAIN_SEED=N: the same choices again.
-# kernels: by-name (not in make check yet: tests/run daemon-...; it then runs on any kernel)
+# LIVECHAIN_SECONDS=N: how long (30); LIVECHAIN_SEED=N: the same choices again.
+# kernels: 6.1 debug
 # timeout: 600
 # mem: 3072
+# races: processors that run at once
 . "$(dirname "$0")/../lib-daemon.sh"
 require qemu-img stress-ng e2fsck fsfreeze
 plan 16
-seconds=${LIVECHAIN_SECONDS:-15}
+seconds=${LIVECHAIN_SECONDS:-30}
 size=64
 place 1500
 load_module
@@ -53,13 +54,15 @@ nr=0 backups=0 frozen=0 snapshots=0 kills=0 wrong=
 
 # backup_now ID [COMMAND...]: as soon as it has begun COMMAND is run; its image is clean then.
 backup_now() {
-	local id=$1 speed=$((RANDOM % 2 * (8 << 20)))
+	local id=$1 speed=$((RANDOM % 4 * (512 << 10)))
 	shift
 	qemu-img create -q -f qcow2 -o cluster_size=$((4096 << RANDOM % 10)) "$IMG/$id" ${size}M
 	{ add "$id" "$IMG/$id" && qdo blockdev-backup "'device': 'vm1', 'target': '$id', 'sync': 'full', 'job-id': '$id', 'auto-dismiss': false, 'speed': $speed"; } >/dev/null ||
 		{ "$@"; return 1; }
 	"$@"
 	[ $((RANDOM % 3)) != 0 ] || { kills=$((kills + 1)); kill9_daemon; restart_daemon; } || return
+	# Slow at first: what the load changes then has to be copied before.
+	[ $speed = 0 ] || { sleep 3; qdo block-job-set-speed "'device': '$id', 'speed': 0" >/dev/null 2>&1; }
 	wait_for "qdo query-jobs | grep -q '\"status\": \"concluded\"'" 100 || return
 	! qdo query-jobs | grep '"error"' || return
 	{ qdo job-dismiss "'id': '$id'" && del "$id"; } >/dev/null && clean "$IMG/$id"

@@ -27,6 +27,7 @@ diag "$out"
 forget_events
 stop_daemon
 is $? 0 "quit ends the daemon with status 0"
+wait_event BLOCK_EXPORT_DELETED 20
 like "$(event_lines)" 'BLOCK_EXPORT_DELETED.*"id": "vm1"' "the export's end was told"
 check "no device, no loop device, no lock is left" nothing_left
 [ ! -e "$QMP_SOCK" ]
@@ -52,6 +53,7 @@ wait_for "! kill -0 $pid 2>/dev/null" 60
 wait "$pid"
 is $? 0 "SIGTERM ends it cleanly"
 DAEMON_PID=
+wait_job j null 20
 like "$(job_events j)" "running aborting CANCELLED concluded null$" "the job was cancelled"
 check "nothing is left" nothing_left
 check "the target is clean as well" clean "$IMG/a" "$IMG/b" "$IMG/t"
@@ -59,7 +61,7 @@ check "the target is clean as well" clean "$IMG/a" "$IMG/b" "$IMG/t"
 # --- in use ----------------------------------------------------------------------------------
 restart_daemon
 { add b "$IMG/b" && attach b vm1; } >/dev/null
-mkfs.ext4 -q -F /dev/mapper/vm1 && mkdir "$T/mnt" && mount /dev/mapper/vm1 "$T/mnt"
+mkfs.ext4 -q -F -E lazy_itable_init=0 /dev/mapper/vm1 && mkdir "$T/mnt" && mount /dev/mapper/vm1 "$T/mnt"
 ok $? "a file system on the disk is mounted"
 cleanup_fn umount -q "$T/mnt"
 refuses "it can't be detached" "/dev/mapper/vm1' is in use \([0-9]+ open\)" block-export-del "'id': 'vm1'"

@@ -45,7 +45,7 @@ as_promised "what came meanwhile" events "$QMP_SOCK" "$EVENTS"
 qemu-storage-daemon --chardev "socket,id=c,path=$T/qsd.sock,server=on,wait=off" --monitor chardev=c 2>"$T/qsd.err" &
 qsd=$!
 cleanup_fn kill $qsd
-wait_for "[ -S '$T/qsd.sock' ]" 20
+wait_for "listens '$T/qsd.sock'" 20
 as_promised "it is QEMU's, where both have it" subset "$QMP_SOCK" "$T/qsd.sock"
 kill $qsd
 wait $qsd

@@ -162,7 +162,9 @@ forget_events
 by_hand="'auto-finalize': false, 'auto-dismiss': false"
 check "a group that is finalized by hand" txn "$(backup_of vma ta2), $(backup_of vmb tb2 "$by_hand")" grouped
 wait_event BLOCK_JOB_PENDING 100 '"id": "jvmb"'
-is "$(qdo query-jobs | jq -r '[.[] | .id + " " + .status] | join(",")')" "jvmb pending,jvma pending" "all are pending"
+states() { qdo query-jobs | jq -r '[.[] | .id + " " + .status] | join(",")'; }
+wait_for "! states | grep -q waiting" 20
+is "$(states)" "jvmb pending,jvma pending" "all are pending"
 kill9_daemon && start_daemon
 ok $? "the daemon is killed; a new one comes"
 check "job-finalize of one" qdo job-finalize "'id': 'jvma'"

@@ -26,7 +26,7 @@ ask() { PYTHONDONTWRITEBYTECODE=1 python3 -S "$TOP/tests/words.py" "$@"; }
 qemu-storage-daemon --chardev "socket,id=c,path=$T/qsd.sock,server=on,wait=off" --monitor chardev=c 2>"$T/qsd.err" &
 qsd=$!
 cleanup_fn kill $qsd
-wait_for "[ -S '$T/qsd.sock' ]" 20
+wait_for "listens '$T/qsd.sock'" 20
 ask ask "$T/qsd.sock" "$IMG" qemu >"$T/qemus"
 ok $? "QEMU answers"
 kill $qsd
@@ -51,7 +51,7 @@ schema() {
 qemu-storage-daemon --chardev "socket,id=c,path=$T/qsd.sock,server=on,wait=off" --monitor chardev=c 2>"$T/qsd.err" &
 qsd=$!
 cleanup_fn kill $qsd
-wait_for "[ -S '$T/qsd.sock' ]" 20
+wait_for "listens '$T/qsd.sock'" 20
 schema subset "$QMP_SOCK" "$T/qsd.sock"
 ok $? "the schema is QEMU's, where both have it"
 kill $qsd

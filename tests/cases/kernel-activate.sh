@@ -68,21 +68,21 @@ table[2] = "1"
 refused(errno.EINVAL, "a table with the former active layer is refused", dm.load, [(0, nr, "livechain", " ".join(table))])
 
 # --- in a reload with a running guest
-stop = False
+stop, written = False, 0
 
 
 def guest():
-    mine, n = Disk(dm.path), 0
+    global written
+    mine = Disk(dm.path)
     while not stop:
-        s = (n % (nr // 16) * 7919) % (nr // 8) * 8 # half of them: the rest is for later
+        s = (written % (nr // 16) * 7919) % (nr // 8) * 8 # half of them: the rest is for later
         mine.write(s, pattern(50, s, 8))
-        n += 1
+        written += 1
     mine.close()
-    return n
 
 
 w = Background(guest)
-for _ in range(50):
+for _ in range(1000):
     try:
         view.snapshot(c)
         break
@@ -90,9 +90,10 @@ for _ in range(50):
         time.sleep(0.01)
 equal(view.status()["active"], "3", "a snapshot while the guest writes")
 frozen = reconstruct([b, a, base], nr)
-time.sleep(1)
+was = written
+check(wait(lambda: written > was + 10), "which goes on")
 stop = True
-check(w.end() > 10, "which goes on")
+w.end()
 disk.flush()
 same(reconstruct([b, a, base], nr), frozen, "the old chain does not change any more")
 same(reconstruct([c, b, a, base], nr), disk.read(0, nr), "the new one is what is read")
@@ -135,7 +136,7 @@ dm.resume()
 view.active = b
 check(wait(lambda: "pool 2" in dm.message("requests") or not w.is_alive()), "then for space of layer 2, or has it")
 view.withhold.clear()
-w.end(10)
+w.end()
 same(disk.read(first, 8), pattern(60, first, 8), "and is done")
 equal(view.status()["mode"], "rw", "the view is well")
 check(view.status()["layers"][2]["entries"] > 0, "layer 2 holds it")

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # A before-write copy under a guest that writes all over is the view at its start.
 # timeout: 600
+# races: processors that run at once
 . "$(dirname "$0")/../lib-kernel.sh"
 require fio
 rounds=3
@@ -12,10 +13,10 @@ nr=$((2 * 128 * 1024))
 point_in_time() {
 	local name=$1 options=$2 fio st
 	fio --name=w --filename=/dev/mapper/kpoint --rw=randrw --rwmixread=20 --ioengine=libaio --direct=1 \
-		--iodepth=8 --bsrange=4k-256k --bs_unaligned=0 --randseed="$SEED" --time_based --runtime=300 \
+		--iodepth=8 --bsrange=4k-256k --bs_unaligned=0 --randseed="$SEED" --time_based --runtime=900 \
 		--norandommap >"$T/fio" 2>&1 &
 	fio=$!
-	wait_for '[ "$(cut -d" " -f7 /sys/block/'"$(basename "$(readlink -f /dev/mapper/kpoint)")"'/stat 2>/dev/null || echo 1)" != 0 ]' 5
+	wait_for '[ "$(cut -d" " -f7 /sys/block/'"$(basename "$(readlink -f /dev/mapper/kpoint)")"'/stat 2>/dev/null || echo 1)" != 0 ]' 60
 	sleep 1
 	dmsetup suspend --noflush --nolockfs kpoint
 	dd if="${RAM[0]}" of="$T/frozen" bs=1M iflag=direct 2>/dev/null

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # A destination that hangs breaks the job after its timeout, and never the guest.
-# timeout: 120
+# timeout: 180
 . "$(dirname "$0")/../lib-kernel.sh"
 plan 15
 kernel_setup 2 64
@@ -14,27 +14,27 @@ disk = Disk(view.dm.path)
 
 
 def writes(first, count):
-    """Write to one grain after the other. Return how many were done within 1 s each."""
+    """Write to one grain after the other. Return how many were done within 3 s each."""
     for i in range(count):
         w = Background(disk.write, first + i * 128, pattern(80, first + i * 128, 8))
         try:
-            w.end(1)
+            w.end(3)
         except TimeoutError:
             return i, w
     return count, None
 
 
 # --- a suspended destination holds its writes: it hangs
-start_copy(view, "a", "before-write", "timeout 4000 speed 65536")
+start_copy(view, "a", "before-write", "timeout 12000 speed 65536")
 slow.suspend()
 t0 = time.monotonic()
 done, waiting = writes(0, 200)
 check(done >= 48, "writes go on while the job has memory", "%d writes" % done)
 check(waiting is not None, "then one waits")
 equal(view.job("a")["result"], "-", "the job is not over yet")
-waiting.end(10)
+waiting.end()
 waited = time.monotonic() - t0
-check(3.5 < waited, "it waits as long as the timeout says", "%.1f s" % waited)
+check(11.5 < waited, "it waits as long as the timeout says", "%.1f s" % waited)
 done, _ = writes(128 * 300, 100)
 equal(done, 100, "after that no write waits")
 slow.resume()
@@ -50,10 +50,10 @@ start_copy(view, "b", "before-write", "timeout 0 paused")
 slow.suspend()
 done, waiting = writes(0, 200)
 check(waiting is not None, "timeout 0: a write waits")
-time.sleep(2)
+time.sleep(5)
 check(waiting.is_alive(), "and waits")
 slow.resume()
-waiting.end(10)
+waiting.end()
 view.dm.message("job b resume")
 equal(view.wait_job("b")["result"], "ok", "the destination is back, the job ends well")
 same(dest.disk.read(0, nr), now, "the copy is exact")
@@ -64,7 +64,7 @@ start_copy(view, "c", "before-write", "timeout 0 paused")
 slow.suspend()
 done, waiting = writes(0, 200)
 view.dm.message("job c cancel")
-waiting.end(5)
+waiting.end()
 check(True, "cancel lets a waiting write go")
 slow.resume()
 equal(view.wait_job("c")["result"], "cancelled", "the job is cancelled when its I/O is back")

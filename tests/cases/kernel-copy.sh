@@ -3,7 +3,7 @@
 # A copy job copies a chain, and goes through its states as the verbs say.
 # timeout: 120
 . "$(dirname "$0")/../lib-kernel.sh"
-plan 41
+plan 46
 kernel_setup 4 64
 python_checks "${RAM[@]}" <<'E2'
 nr = 65536 + 24
@@ -54,8 +54,7 @@ check(wait(lambda: view.job("b")["copied"] > 0), "it goes on when resumed")
 view.dm.message("job b pause")
 view.dm.message("job b pause")
 equal(view.job("b")["state"], "paused", "paused again, and again is no error")
-time.sleep(0.1)
-copied = view.job("b")["copied"]
+copied = settled(lambda: view.job("b")["copied"])
 time.sleep(0.3)
 equal(view.job("b")["copied"], copied, "what was copied stays as it is")
 view.dm.message("job b speed 0")
@@ -126,6 +125,28 @@ view.dm.message("job f resume")
 equal(view.wait_job("f")["result"], "ok", "and ends well")
 same(dest.disk.read(0, nr), now, "and is the view at its start")
 view.dm.message("job f dismiss")
+
+# --- on-demand: what a guest writes over and no more, whatever the verbs
+view.dm.suspend()
+view.dm.message("copy i 9 before-write on-demand grain 256")
+view.dm.resume()
+now = disk.read(0, nr)
+disk.write(5000, pattern(56, 5000, 8))
+check(wait(lambda: view.job("i")["copied"] == 256 * 512), "on-demand copies a grain for a write")
+view.dm.message("job i pause")
+equal(view.job("i")["state"], "paused", "it can be paused")
+view.dm.message("job i resume")
+time.sleep(1)
+equal((view.job("i")["state"], view.job("i")["copied"]), ("running", 256 * 512), "resumed it copies no more")
+for s in range(0, nr, 256):
+    disk.write(s, pattern(57, s, 8))
+wait(lambda: view.job("i")["copied"] == nr * 512)
+job = view.job("i")
+equal((job["state"], job["copied"]), ("running", nr * 512), "all is saved, and it goes on")
+same(dest.disk.read(0, nr), now, "the copy is the view at its start")
+view.dm.message("job i cancel")
+view.wait_job("i")
+view.dm.message("job i dismiss")
 
 # --- two before-write jobs, different grains
 dest2 = copy_dest(DISKS[3], nr, 8)

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Discards and write-zeroes: whole units become zeros that keep their space.
 # timeout: 120
+# races: processors that run at once
 . "$(dirname "$0")/../lib-kernel.sh"
 plan 30
 load_module

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # A record that can't be written: the view serves reads only, and nothing pretends.
 # timeout: 120
+# races: processors that run at once
 . "$(dirname "$0")/../lib-kernel.sh"
 plan 35
 kernel_setup 3 64

@@ -5,6 +5,7 @@
 # LIVECHAIN_SECONDS=N: how long (15); LIVECHAIN_SEED=N: the same messages again.
 # kernels: 6.1
 # timeout: 300
+# races: processors that run at once
 . "$(dirname "$0")/../lib-kernel.sh"
 plan 1
 kernel_setup 6 48

@@ -6,6 +6,7 @@
 # LIVECHAIN_POINT=LAYOUT:N:COUNT:HOW (as a report names it): only that.
 # kernels: 6.1
 # timeout: 300
+# races: processors that run at once
 . "$(dirname "$0")/../lib-kernel.sh"
 plan 1
 program=$BUILD/tests/crash/disks

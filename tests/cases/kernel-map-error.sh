@@ -47,7 +47,7 @@ check(wait(lambda: view.status()["parked"] == 2), "reads wait for the slice")
 view.generation = view.status()["generation"]
 equal(dm.message("map %d 0 %s" % (view.generation, LOST)), "filled 1", "it is filled, with an error")
 eio("the one over the error fails", r.end, 10)
-same(good.end(10), pattern(1, 60 * 8, 64), "the other one does not")
+same(good.end(), pattern(1, 60 * 8, 64), "the other one does not")
 
 # --- writes: units of two blocks
 for first, count, text in ((101, 1, "an error"), (102, 2, "a whole unit of them"), (100, 1, "the good half of a unit"),

@@ -75,6 +75,7 @@ mapfile -t table <<-EOF
 	$busy|this mode starts only while the device is suspended|copy a 2 both
 	$inval|only does not go with track|copy a 2 track only 3
 	$inval|new-only goes with track and both only|copy a 2 none new-only
+	$inval|on-demand goes with before-write only|copy a 2 none on-demand
 	$inval|only and skip are given once|copy a 2 none only 3 skip 3
 	$inval|only: x is no layer's id|copy a 2 none only x
 	$inval|option fast is unknown|copy a 2 none fast 1

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Random I/O with suspends, reloads, snapshots and copies reads back as a model says.
 # timeout: 600
+# races: processors that run at once
 . "$(dirname "$0")/../lib-kernel.sh"
 rounds=${LIVECHAIN_ROUNDS:-4}
 seconds=${LIVECHAIN_SECONDS:-15}

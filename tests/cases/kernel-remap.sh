@@ -111,7 +111,7 @@ for i in range(60):
 while remap(0, "0,1", "%d:d:3:0" % blocks):
     pass
 equal((entries()[0], entries()[1]), (0, 0), "in the end no entry names the two (%d moved before)" % moved)
-time.sleep(0.3)
+time.sleep(2)
 # --- and nobody reads there any more
 for image in (mid, base):
     for s in range(0, 40960, 2048):

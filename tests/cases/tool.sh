@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # The tool with the real daemon: attach, chain, snapshot, backup, jobs, Ctrl-C, detach.
 # kernels: 6.1 debug
-# timeout: 240
+# timeout: 400
 # mem: 3072
 . "$(dirname "$0")/../lib-daemon.sh"
 require qemu-img qemu-io
-plan 31
+plan 53
 place 500
 load_module
 lc() { "$LIVECHAIN" -s "$QMP_SOCK" "$@"; }
@@ -68,6 +68,30 @@ kill -INT $pid
 wait $pid
 is $? 3 "Ctrl-C ends a waiting backup with status 3"
 like "$(<"$T/err")" "cancelling job 'backup-vm1'" "and says what it does"
+
+# The chain becomes shorter; the disk moves.
+status 0 "commit --dry-run" lc commit vm1 --top vm1.qcow2 --dry-run
+like "$(<"$T/out")" "may be deleted then.*$IMG/vm1.qcow2" "says what leaves"
+status 0 "commit of the image in the middle" lc commit vm1 --top vm1.qcow2
+like "$(lc --json chain)" '"filename": "'"$IMG"'/e.qcow2".*"filename": "'"$IMG"'/a.qcow2"' "it has left"
+check "nobody has it open" qemu-img check -q vm1.qcow2
+like "$(lc chain)" "may be deleted: $IMG/vm1.qcow2  \(it was committed into '$IMG/a.qcow2'\)" "chain shows what may be deleted"
+status 1 "attach of what was committed" lc attach vm1.qcow2 --name bad
+like "$(<"$T/err")" "not valid any more: it was committed into '$IMG/a.qcow2'" "is refused with the reason"
+check "qemu-img does not mind the mark" qemu-img info vm1.qcow2
+status 0 "mirror --finish" lc mirror vm1 m.qcow2 --finish
+check "the copy is the disk" qemu-img compare -q -f qcow2 -F raw m.qcow2 "$T/now.raw"
+status 0 "stream" lc stream vm1
+like "$(lc --json list)" '"depth": 1, "image": "'"$IMG"'/e.qcow2"' "the disk has one image"
+status 0 "mirror --pivot" lc mirror vm1 p.qcow2 --pivot
+like "$(lc --json list)" '"depth": 1, "image": "'"$IMG"'/p.qcow2"' "the disk has moved"
+check "it reads the same" cmp /dev/mapper/vm1 "$T/now.raw"
+check "nobody has the old image open" qemu-img compare -q -f qcow2 -F raw e.qcow2 "$T/now.raw"
+status 0 "another snapshot" lc snapshot vm1 z.qcow2
+status 0 "commit of the active image" lc commit vm1
+like "$(lc --json chain)" '"deletable": \[.*"filename": "'"$IMG"'/z.qcow2", "reason"' "it may be deleted"
+check "the disk still reads the same" cmp /dev/mapper/vm1 "$T/now.raw"
+is "$(lc --json jobs)" "[]" "no job is left"
 status 4 "an unknown disk: status 4" lc detach vm2
 cd "$T" || exit
 status 0 "detach" lc detach vm1
