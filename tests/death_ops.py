@@ -71,7 +71,7 @@ class Op:
 
 class Disk(Op):
     """A disk of its own beside vm0: image x, disk d1."""
-    SIZE = 32
+    SIZE, TOP = 32, "x"
 
     def image(self):
         self.template("x", "x", "-o", "cluster_size=4k", "%dM" % self.SIZE)
@@ -87,12 +87,12 @@ class Disk(Op):
         disk.close()
 
     def compare(self):
-        """x is a clean image, and holds what was written."""
+        """The image is clean, and holds what was written."""
         raw = self.w.path("x.raw")
-        death_world.tool("qemu-img", "convert", "-O", "raw", self.w.path("x"), raw)
-        oracle.check(raw, bytes(self.data), [], "x")
+        death_world.tool("qemu-img", "convert", "-O", "raw", self.w.path(self.TOP), raw)
+        oracle.check(raw, bytes(self.data), [], self.TOP)
         os.unlink(raw)
-        self.clean("x")
+        self.clean(self.TOP)
 
     def attached(self):
         return "d1" in self.w.exports()
@@ -144,6 +144,22 @@ class DetachAdopted(Detach):
         super().prepare()
         self.w.kill()
         self.w.start()
+
+
+class DetachSnapshot(Detach):
+    """From a daemon that found it, of an image that a snapshot made: its node goes with the disk."""
+    name, TOP = "detach-snapshot", "xs"
+
+    def prepare(self):
+        super().prepare()
+        self.w.command("blockdev-snapshot-sync", device="d1", snapshot_file=self.w.path(self.TOP))
+        self.put(4, 2)
+        self.w.kill()
+        self.w.start()
+
+    def compare(self):
+        super().compare()
+        self.clean("x")
 
 
 class FirstWrites(Disk):
@@ -691,6 +707,6 @@ class Restart(Quit):
 
 
 ALL = {op.name: op for op in (
-    Attach, Detach, DetachAdopted, FirstWrites, SnapshotSync, Snapshot, Transaction, Backup,
+    Attach, Detach, DetachAdopted, DetachSnapshot, FirstWrites, SnapshotSync, Snapshot, Transaction, Backup,
     DriveBackup, Fleecing, BackupNode, Finalize, Cancel, Pause, Mirror, CommitActive, Commit, Stream,
     StreamBelow, Quit, Restart)}

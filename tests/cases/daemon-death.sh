@@ -11,7 +11,7 @@
 require qemu-img
 commas=${LIVECHAIN_DEATH:-}
 commas=${commas//[!,]/}
-case ${LIVECHAIN_DEATH:-all} in all) plan 21;; *) plan $((${#commas} + 2));; esac
+case ${LIVECHAIN_DEATH:-all} in all) plan 22;; *) plan $((${#commas} + 2));; esac
 place 1000
 load_module
 daemon=$BUILD/faults/livechaind

@@ -84,6 +84,17 @@ static void return_nodes(void)
 	}
 }
 
+/* The daemon died after an image's device was gone, before its unused space was given back. */
+static void settle_unused(struct node *n)
+{
+	struct err e = ERR_INIT;
+
+	if (n->driver == NODE_QCOW2 && !n->read_only && !n->users && !n->parents &&
+	    journal_recover(n->file->filename, n->img, &e))
+		log_warn("'%s': %s", n->file->filename, e.msg);
+	err_clear(&e);
+}
+
 /* What a command was about to do when the daemon died, and can't be gone on with. */
 static void drop_leftovers(void)
 {
@@ -107,6 +118,7 @@ static void drop_leftovers(void)
 		list_for_each(n, &node_list, link) {
 			if (n->monitor || n->parents || n->users)
 				continue;
+			settle_unused(n);
 			node_put(n);
 			again = true;
 			break;
@@ -114,22 +126,9 @@ static void drop_leftovers(void)
 	}
 }
 
-/* The daemon died after an image's device was gone, before its unused space was given back. */
-static void settle_unused(void)
-{
-	struct node *n;
-
-	list_for_each(n, &node_list, link) {
-		struct err e = ERR_INIT;
-
-		if (n->driver == NODE_QCOW2 && !n->read_only && !n->users && !n->parents &&
-		    journal_recover(n->file->filename, n->img, &e))
-			log_warn("'%s': %s", n->file->filename, e.msg);
-	}
-}
-
 static int restore_all(struct json *j, struct err *e)
 {
+	struct node *n;
 	int r;
 
 	r = node_restore(json_get(j, "nodes"), e);
@@ -143,7 +142,8 @@ static int restore_all(struct json *j, struct err *e)
 		drop_leftovers();
 		job_go_on();
 		fleece_settle();
-		settle_unused();
+		list_for_each(n, &node_list, link)
+			settle_unused(n);
 	}
 	return r;
 }
