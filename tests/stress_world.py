@@ -209,11 +209,18 @@ class Slices:
     def new(self, name, size):
         with self.lock:
             slot = self.slots.pop(0)
-        # What was there before stays: old content must never be seen.
         dm = dmio.Dm("lv-" + name, [(0, (size or self.SLOT) // SECTOR, "linear", "%s %d" % (
             self.device, slot * (self.SLOT // SECTOR)))])
+        self.blank(dm.path)
         self.used[dm.path] = dm, slot
         return dm.path
+
+    @staticmethod
+    def blank(path):
+        """Nobody takes it for an image any more. All else stays: old content must never be seen."""
+        disk = dmio.Disk(path)
+        disk.write(0, bytes(4096))
+        disk.close()
 
     def free(self, path):
         dm, slot = self.used.pop(path)

@@ -189,11 +189,19 @@ static void lvm_member(void **state)
 static void qcow2(void **state)
 {
 	_cleanup_close_ int fd = make(1, "qemu-img create -f qcow2 -o size=4M");
+	struct err e = ERR_INIT;
+	char advice[300];
 
 	(void)state;
 	close(fd);
 	fd = open(file, O_RDONLY | O_CLOEXEC);
 	expect(fd, PROBE_IMAGE, "qcow2");
+	assert_int_equal(probe_refuse_used(fd, file, &e), -EEXIST);
+	err_clear(&e);
+	/* what the sentence says helps; wipefs would not */
+	snprintf(advice, sizeof(advice), "dd if=/dev/zero of='%s' bs=512 count=1 conv=notrunc 2>&1", file);
+	assert_int_equal(system(advice), 0);
+	assert_int_equal(probe_refuse_used(fd, file, &e), 0);
 }
 
 int main(void)

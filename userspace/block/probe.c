@@ -149,6 +149,15 @@ const char *probe_describe(const struct probe_result *r, char *buf, unsigned len
 	return buf;
 }
 
+/* wipefs knows what libblkid knows. */
+static int refuse_image(const char *path, const char *what, struct err *e)
+{
+	return err_set(
+		e, EEXIST,
+		"'%s' has %s on it: refusing to overwrite it; blank its first sector first (dd if=/dev/zero of='%s' bs=512 count=1 conv=notrunc) or ask for it with force",
+		path, what, path);
+}
+
 int probe_refuse_used(int fd, const char *path, struct err *e)
 {
 	struct probe_result res;
@@ -160,8 +169,11 @@ int probe_refuse_used(int fd, const char *path, struct err *e)
 		return r;
 	if (res.kind == PROBE_NOTHING)
 		return 0;
+	probe_describe(&res, what, sizeof(what));
+	if (res.kind == PROBE_IMAGE)
+		return refuse_image(path, what, e);
 	return err_set(
 		e, EEXIST,
 		"'%s' has %s on it: refusing to overwrite it; wipe it first (wipefs -a '%s') or ask for it with force",
-		path, probe_describe(&res, what, sizeof(what)), path);
+		path, what, path);
 }

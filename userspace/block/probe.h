@@ -36,7 +36,8 @@ const char *probe_describe(const struct probe_result *r, char *buf, unsigned len
 
 /*
  * 0 if nothing is there, else -EEXIST with "'path' has <it> on it: refusing to
- * overwrite it; wipe it first (wipefs -a path) or ask for it with force".
+ * overwrite it; wipe it first (wipefs -a path) or ask for it with force"; of an image, which
+ * wipefs does not know, the sentence has another command.
  */
 int probe_refuse_used(int fd, const char *path, struct err *e);
 
