@@ -198,6 +198,9 @@ def explain(data):
     seed, sector = struct.unpack("<QQ", data[:16])
     if data[:512] == struct.pack("<QQ", seed, sector) * 32:
         return "pattern %d of sector %d" % (seed, sector)
+    magic, kind, nr, rand, offset, sec, nsec, _, number = struct.unpack("<HHIQQIIHH", data[:36])
+    if magic == 0xacca:
+        return "fio's write %d at %d.%09d of %d+%d, kind %d, %x" % (number, sec, nsec, offset, nr, kind, rand)
     return "bytes %s..." % data[:16].hex()
 
 

@@ -15,6 +15,7 @@ its weight. It returns False where it does not apply. Prints "pass TEXT", "fail 
 """
 import argparse
 import collections
+import errno
 import faulthandler
 import os
 import random
@@ -315,7 +316,7 @@ def look_at_job(d):
         d.counts["backups cut short"] += 1
     else:
         compare(read_image(job.path, job.driver, d.runner.args.work), job.want, job.window,
-                "the backup " + job.path)
+                "the %sbackup (%s) %s" % ("quiet " if job.quiet else "", job.driver, job.path))
         d.counts["backups compared"] += 1
     d.store.free(job.path)
 
@@ -324,11 +325,13 @@ def job_verb(d, verb, **arguments):
     """It may have ended, or be paused, before the verb comes."""
     job = d.job
     before = job_now(d, job)
+    if not before or before["status"] == "concluded":
+        return
     try:
         d.client.sure(lambda: job_now(d, job) != before, verb, **arguments)
     except Refused:
         now = job_now(d, job)
-        if now and before and now["status"] == before["status"]:
+        if now and now["status"] == before["status"]:
             raise
 
 
@@ -381,14 +384,27 @@ def mapped(d):
     return dm
 
 
+def persist(what):
+    """Of two who suspend, or resume, at the same time one is told EINVAL."""
+    def done():
+        try:
+            what()
+        except OSError as e:
+            if e.errno != errno.EINVAL:
+                raise
+            return False
+        return True
+    until(done, "a suspend or resume by hand", nap=0.01)
+
+
 def suspend(d):
     """By hand, as LVM or an administrator does."""
-    dm = mapped(d)
-    dm.suspend(noflush=d.rng.random() < 0.5)
+    dm, noflush = mapped(d), d.rng.random() < 0.5
+    persist(lambda: dm.suspend(noflush=noflush))
     try:
         time.sleep(d.rng.random() * 0.4)
     finally:
-        dm.resume()
+        persist(dm.resume)
 
 
 def reload(d):
@@ -400,8 +416,8 @@ def reload(d):
     if d.rng.random() < 0.3:
         dm.clear()
     elif d.rng.random() < 0.5:
-        dm.suspend()
-    dm.resume()
+        persist(dm.suspend)
+    persist(dm.resume)
 
 
 def idle(d):

@@ -154,6 +154,8 @@ class Client:
             time.sleep(0.02)
             raise Gone
         if "return" not in reply:
+            if reply["error"]["desc"] == "The daemon is shutting down":
+                raise Gone      # it was up when it was asked for
             raise Refused("%s: %s" % (text, reply["error"]["desc"]))
         return reply["return"]
 
@@ -255,7 +257,7 @@ class Fio(threading.Thread):
         super().__init__(daemon=True)
         self.guest, self.rng = guest, rng
         self.process, self.error, self.rounds, self.last = None, None, 0, None
-        self.lock = threading.Lock()
+        self.cond, self.held = threading.Condition(), False
 
     def words(self, path, seed, *more):
         half = str(DISK // 2)
@@ -271,7 +273,8 @@ class Fio(threading.Thread):
 
     def once(self, path, seed, *more):
         words = in_cgroup(self.guest.group, self.words(path, seed, *self.how(), *more), 15)
-        with self.lock:
+        with self.cond:
+            self.cond.wait_for(lambda: not self.held)
             self.process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                             text=True)
         out, _ = self.process.communicate()
@@ -289,13 +292,38 @@ class Fio(threading.Thread):
             self.error = e
             self.guest.stop.set()
 
-    def where(self):
-        """What its threads are doing, for a report."""
+    def tasks(self, file):
+        """That file of each of its threads."""
         out, folder = [], "/proc/%d/task" % self.process.pid
         for task in os.listdir(folder) if os.path.exists(folder) else []:
-            with open("%s/%s/wchan" % (folder, task)) as f:
-                out.append(f.read())
-        return "fio in " + ", ".join(out)
+            try:
+                with open("%s/%s/%s" % (folder, task, file)) as f:
+                    out.append(f.read())
+            except OSError:
+                pass    # it has ended
+        return out
+
+    def where(self):
+        """What its threads are doing, for a report."""
+        return "fio in " + ", ".join(self.tasks("wchan"))
+
+    def stopped(self):
+        """A signal that stops is sent before it is obeyed: who is in a system call ends that first."""
+        return all(stat.rpartition(")")[2].split()[0] in "TtZX" for stat in self.tasks("stat"))
+
+    def hold(self):
+        """It does nothing, and no round begins, until release()."""
+        with self.cond:
+            self.held = True
+            self.signal(signal.SIGSTOP)
+        if self.process:
+            until(self.stopped, "fio stops", nap=0.01)
+
+    def release(self):
+        with self.cond:
+            self.signal(signal.SIGCONT)
+            self.held = False
+            self.cond.notify_all()
 
     def verify(self, path):
         """What the last round wrote is there."""
@@ -303,7 +331,7 @@ class Fio(threading.Thread):
             self.once(path, self.last, "--verify_only")
 
     def signal(self, number):
-        with self.lock:
+        with self.cond:
             if self.process and self.process.poll() is None:
                 self.process.send_signal(number)
 
@@ -380,13 +408,13 @@ class Guest:
     def hold(self):
         """Nothing is under way until release(); returns what the disk holds."""
         self.model.hold()
-        self.fio.signal(signal.SIGSTOP)
+        self.fio.hold()
         self.disk.flush()
         until(lambda: inflight(self.number()) == 0, "requests come back", nap=0.01)
         return self.content()
 
     def release(self):
-        self.fio.signal(signal.SIGCONT)
+        self.fio.release()
         self.model.release()
 
     def completed(self):
