@@ -52,6 +52,7 @@ static void release_node(struct node *n)
 	n->users--;
 	n->job = n->job_type = NULL;
 	core_unlock();
+	node_drop_cache(n);
 	node_put(n);
 }
 

@@ -150,6 +150,7 @@ int node_layer_device(struct node *n, dev_t *ret, struct err *e)
 	if (n->driver == NODE_ACCESS)
 		return fleece_device(n, ret, e);
 	if (p->driver == NODE_HOST_DEVICE) {
+		node_drop_cache(n);
 		*ret = p->rdev;
 		return 0;
 	}
@@ -160,6 +161,15 @@ int node_layer_device(struct node *n, dev_t *ret, struct err *e)
 	}
 	*ret = p->loop.devno;
 	return 0;
+}
+
+void node_drop_cache(struct node *n)
+{
+	struct node *p = node_protocol(n);
+
+	if (p->driver == NODE_HOST_DEVICE && ioctl(p->fd, BLKFLSBUF, 0))
+		log_warn("'%s': what is in the page cache may not be what is on it: %s",
+			 p->filename, strerror(errno));
 }
 
 int node_update_capacity(struct node *n, struct err *e)
@@ -199,6 +209,7 @@ int node_make_read_only(struct node *n, struct err *e)
 
 	if (!p->lock_adopted && p->lock.perm)
 		r = image_lock_change(p->fd, p->filename, &p->lock, want, e);
+	node_drop_cache(n);
 	core_lock();
 	n->read_only = true;
 	p->read_only = true;

@@ -163,6 +163,7 @@ static int return_reopened(struct node *n, struct err *e)
 	if (r)
 		return r;
 	swap_image(n, qio, img);
+	node_drop_cache(n);
 	loop_detach(&p->loop);
 	image_unlock(fd, &p->lock);
 	core_lock();

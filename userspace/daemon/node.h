@@ -181,6 +181,14 @@ void node_put(struct node *n);
 int node_make_read_only(struct node *n, struct err *e);
 
 /*
+ * The kernel reads and writes a block device past its page cache. Before it begins, what others have
+ * written there and not synced is written; when it has ended, or the image is to stay as it is, what
+ * they have read meanwhile is forgotten: it may be old. Nothing for files, whose loop devices keep
+ * to the rules of direct I/O (I22). May sleep.
+ */
+void node_drop_cache(struct node *n);
+
+/*
  * No device is made of @top any more. Nodes of its chain that are not in use otherwise give up
  * the loop devices of an earlier daemon, and the locks that came with these, for their own.
  */

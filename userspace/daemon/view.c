@@ -493,6 +493,7 @@ void view_unlink(struct view *v)
 	v->top = NULL;
 	top->users--;
 	core_unlock();
+	node_drop_cache(top);
 	node_retake_locks(top);
 	node_put(top);
 }
