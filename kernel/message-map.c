@@ -3,6 +3,7 @@
  * The messages `map`, `forget` and `remap`.
  */
 #include <linux/mm.h>
+#include "copy.h"
 #include "logic/grammar.h"
 #include "message.h"
 #include "table.h"
@@ -27,6 +28,10 @@ static int check_run(struct lc_msg *m, const char *word, const struct lc_run *ru
 	if (!layer || !lc_table_has(m->table, layer))
 		return lc_msg_refuse(m, -ENOENT, "run %s: layer %u is not in the live table", word,
 				     id);
+	/* What it holds changes without its entries; a promote's is the active layer. */
+	if (layer != m->view->active && lc_jobs_use_layer(m->view, layer))
+		return lc_msg_refuse(m, -EBUSY, "run %s: layer %u is the destination of a job",
+				     word, id);
 	if (sector & ((bdev_logical_block_size(layer->bdev) >> SECTOR_SHIFT) - 1))
 		return lc_msg_refuse(m, -EINVAL, "run %s: the sector is not a multiple of the device's logical block",
 				     word);

@@ -3,7 +3,7 @@
 # A copy job copies a chain, and goes through its states as the verbs say.
 # timeout: 120
 . "$(dirname "$0")/../lib-kernel.sh"
-plan 46
+plan 48
 kernel_setup 4 64
 python_checks "${RAM[@]}" <<'E2'
 nr = 65536 + 24
@@ -46,6 +46,9 @@ job = view.job("b")
 equal((job["state"], job["speed"], job["result"]), ("paused", 1 << 20, "-"), "a job that starts paused")
 refused(errno.EEXIST, "a second job of that name is refused", view.dm.message, "copy b 9 none")
 refused(errno.EBUSY, "... and one that writes to the same layer", view.dm.message, "copy c 9 none")
+generation = view.status()["generation"]
+refused(errno.EBUSY, "... and a map that names it", view.dm.message, "map %d 0 512:d:9:0" % generation)
+refused(errno.EBUSY, "... and a remap", view.dm.message, "remap %d 0 if-layer 0 512:d:9:0" % generation)
 refused(errno.EPERM, "a living job can't be dismissed", view.dm.message, "job b dismiss")
 time.sleep(0.3)
 equal(view.job("b")["copied"], 0, "while it is paused nothing is copied")
