@@ -65,12 +65,43 @@ def stream_pause(w):
 
 
 def stream_no_op(w):
-    """with the next image as base nothing is copied"""
+    """with the next image as base nothing is copied; the header gets the name that is given, or the base's path"""
     base, mid, top = three_disk(w)
-    w.need("block-stream", device="drive0", base=mid)
+    w.need("block-stream", device="drive0", base=mid, backing_file="i-mid")
     w.completed(kind="stream", length=0)
+    w.eq(w.story("drive0"), "created running waiting pending COMPLETED concluded null", "events")
+    w.eq(w.backing_of(top), "i-mid", "the header's backing file")
+    w.need("block-stream", device="drive0", base_node="mid")
+    w.completed(length=0)
+    w.eq(w.backing_of(top), mid, "the header's backing file, none given")
     w.chain_is([top, mid, base])
     w.eq(w.map(top), [], "what is allocated")
+
+
+def stream_no_op_below(w):
+    """the same into an image below, which is read-only; at the end, if it comes to one"""
+    base, mid, top = three_disk(w)
+    for end, text, says in (("job-cancel", "i-base", base), ("job-finalize", "i-base", "i-base"),
+                            ("job-finalize", None, base)):
+        args = {"backing_file": text} if text else {}
+        w.need("block-stream", device="mid", job_id=end, base=base, auto_finalize=False, **args)
+        w.wait("BLOCK_JOB_PENDING", id=end)
+        w.refused(BUSY, "block-stream", device="drive0", base=base)
+        w.ok(end, id=end)
+        w.wait_gone(end)
+        w.eq(w.backing_of(mid), says, "the header's backing file after %s" % end)
+        w.eq(w.node("mid")["ro"], True, "read-only again")
+    w.chain_is([top, mid, base])
+    w.eq(w.map(mid), [(M // 2, M // 2)], "what is allocated")
+
+
+def stream_no_backing(w):
+    """nothing is below: nothing is done, and a name to give is refused"""
+    w.disk((w.create("base", M), "qcow2", "base"))
+    w.need("block-stream", device="drive0")
+    w.completed(kind="stream", length=0)
+    w.refused("backing file specified, but streaming the entire chain", "block-stream", device="drive0",
+              backing_file="i-base")
 
 
 def stream_partial(w):

@@ -255,8 +255,7 @@ def stream(s):
     top, args = s.chain[at], {}
     text, says = None, None
     if below < n:
-        # with nothing to stream the header is left alone here (QEMU writes the words that were given)
-        text, says = words_for(s, s.chain[below]) if below > at + 1 else (None, top.backing)
+        text, says = words_for(s, s.chain[below])
         if rng.random() < 0.25:
             args = {"bottom": s.node_of(s.chain[below - 1])}
         else:

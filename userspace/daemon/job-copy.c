@@ -29,7 +29,8 @@ void job_hold(struct job *j)
 		take_node(j, j->source_node);
 	if (j->target_node)
 		take_node(j, j->target_node);
-	j->source->jobs++;
+	if (j->source)
+		j->source->jobs++;
 	if (j->disk && j->disk != j->source)
 		j->disk->jobs++;
 	core_unlock();

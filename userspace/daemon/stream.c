@@ -121,18 +121,21 @@ static int writer(struct job *j, struct node *top, struct err *e)
 	return r;
 }
 
-/* Nothing is below, or nothing between: no data is copied. */
-static int nothing_to_do(struct job *j, struct stream_args *a, struct err *e)
+/* Nothing is below, or nothing between: no data is copied, and the header may get another name. */
+static int copy_nothing(struct job *j, struct stream_args *a, struct err *e)
 {
+	int r = a->base ? node_make_writable(a->top, e) : 0;
+
+	if (r)
+		return job_begin_failed(j, r);
 	core_lock();
+	j->disk = view_of_chain(a->top);
 	j->source_node = a->top;
 	j->len = 0;
 	j->kernel_gone = true;
 	core_unlock();
-	job_hold_node(j, a->top);
-	j->source_node = NULL;
+	job_hold(j);
 	job_set_status(j, JOB_RUNNING);
-	j->finished = true;
 	job_succeed(j);
 	return state_save(e);
 }
@@ -171,7 +174,7 @@ static int stream(struct json *args, struct json **ret, struct err *e)
 	j = job_begin(&a.job, &stream_job, a.top->size);
 	j->base = a.base ? xstrdup(a.base->name) : NULL;
 	j->backing_file = a.backing_file ? xstrdup(a.backing_file) : NULL;
-	return a.top->backing == a.base ? nothing_to_do(j, &a, e) : start(j, &a, e);
+	return a.top->backing == a.base ? copy_nothing(j, &a, e) : start(j, &a, e);
 }
 
 static int stream_finish(struct job *j, struct err *e)
@@ -185,7 +188,7 @@ static int stream_finish(struct job *j, struct err *e)
 		job_drop_kernel(j);
 	if (j->source && j->source_internal)
 		r = job_stop_views(j, e);
-	if (!r)
+	if (!r && top->backing) /* else there was none, or its name is gone already */
 		r = node_write_backing(top, base, j->backing_file, e);
 	if (r)
 		return r;
