@@ -14,17 +14,25 @@ enum lc_zeroing {
 	LC_WRITE,	/* only zeros as data would do */
 };
 
-/* How the grain of @nr blocks from @block on becomes zero, and its first entry then. */
-static enum lc_zeroing grain_zeroing(struct lc_view *view, u64 block, u64 nr, u64 *ret_entry)
+/* A discard promises nothing. A zero that is written must not be other data later. */
+static bool must_say(struct lc_io *io)
 {
+	return bio_op(lc_io_bio(io)) != REQ_OP_DISCARD && READ_ONCE(io->view->active->say_zeros);
+}
+
+/* How the grain of @nr blocks from @block on becomes zero, and its first entry then. */
+static enum lc_zeroing grain_zeroing(struct lc_io *io, u64 block, u64 nr, u64 *ret_entry)
+{
+	struct lc_view *view = io->view;
 	const struct lc_layer *active = view->active;
 	u64 i, first = lc_map_entry(view, block);
-	bool own = lc_entry_in_place(first, active->id), zero = true;
+	bool own = lc_entry_in_place(first, active->id), zero = true, say = must_say(io);
 
 	for (i = 0; i < nr; i++) {
 		u64 e = lc_map_entry(view, block + i);
 
-		zero &= lc_entry_type(e) == LC_ZERO;
+		zero &= lc_entry_type(e) == LC_ZERO &&
+			(!say || lc_entry_layer(e) == active->id);
 		if (lc_entry_type(e) == LC_ERROR)
 			return LC_WRITE;
 		if (own ? e != first + i * lc_block_sectors(view) :
@@ -51,7 +59,7 @@ static bool zero_range(struct lc_io *io, sector_t stop)
 
 	lc_map_extent(io->view, io->pos, stop - io->pos, &x);
 	if (bio_op(lc_io_bio(io)) != REQ_OP_DISCARD &&
-	    (x.type != LC_ZERO || x.len < stop - io->pos))
+	    (x.type != LC_ZERO || x.len < stop - io->pos || must_say(io)))
 		return lc_write_range(io, stop, discard_step);
 	io->pos = stop;
 	return true;
@@ -68,7 +76,7 @@ static bool say_zero(struct lc_io *io, u64 block, u64 entry)
 
 	while (((block + nr + grain) << bs) <= io->locked_end) {
 		n = min(grain, view->nr_blocks - (block + nr));
-		if (grain_zeroing(view, block + nr, n, &next) != LC_SAY ||
+		if (grain_zeroing(io, block + nr, n, &next) != LC_SAY ||
 		    next != entry + nr * step)
 			break;
 		nr += n;
@@ -106,7 +114,7 @@ static bool discard_step(struct lc_io *io)
 		return zero_range(io, min(end, io->locked_end));
 
 	nr = min_t(u64, grain >> view->block_shift, view->nr_blocks - block);
-	switch (grain_zeroing(view, block, nr, &entry)) {
+	switch (grain_zeroing(io, block, nr, &entry)) {
 	case LC_ZEROED:
 		break;
 	case LC_SAY:

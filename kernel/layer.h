@@ -40,6 +40,7 @@ struct lc_layer {
 	enum lc_layer_kind kind;
 	unsigned int unit_shift;	/* log2 sectors; 0 for LC_LAYER_PLAIN */
 	struct lc_record_format format;
+	bool say_zeros;			/* what it has not is not known to be zero */
 
 	struct lc_pool pool;
 	struct xarray homes;		/* record page number -> value: sector */

@@ -129,6 +129,31 @@ static int no_space(struct lc_msg *m, struct lc_layer *layer)
 	return 0;
 }
 
+static struct lc_layer *record_layer(struct lc_msg *m, int *r)
+{
+	struct lc_layer *layer = lc_msg_layer(m, m->argv[1], r);
+
+	if (!layer || layer->kind == LC_LAYER_RECORD)
+		return layer;
+	*r = lc_msg_refuse(m, -EINVAL, "layer %u has not been described as one with records",
+			   layer->id);
+	return NULL;
+}
+
+static int zeros_are(struct lc_msg *m)
+{
+	bool said = !strcmp(m->argv[3], "said");
+	struct lc_layer *layer;
+	int r = 0;
+
+	if (!said && strcmp(m->argv[3], "known"))
+		return lc_msg_refuse(m, -EINVAL, "that is known or said, not %s", m->argv[3]);
+	layer = record_layer(m, &r);
+	if (layer)
+		WRITE_ONCE(layer->say_zeros, said);
+	return r;
+}
+
 int lc_msg_describe(struct lc_msg *m)
 {
 	struct lc_layer *layer;
@@ -142,9 +167,11 @@ int lc_msg_describe(struct lc_msg *m)
 		return no_space(m, layer);
 	if (!strcmp(m->argv[2], "unit"))
 		return describe(m, layer);
+	if (!strcmp(m->argv[2], "zeros") && m->argc == 4)
+		return zeros_are(m);
 	if (strcmp(m->argv[2], "low") || m->argc != 4)
 		return lc_msg_refuse(m, -EINVAL,
-				     "needs unit, low, nospace or error behind the layer, not %s",
+				     "needs unit, low, zeros, nospace or error behind the layer, not %s",
 				     m->argv[2]);
 	if (kstrtou64(m->argv[3], 10, &low))
 		return lc_msg_refuse(m, -EINVAL, "%s is not a number of sectors", m->argv[3]);
@@ -157,17 +184,6 @@ int lc_msg_describe(struct lc_msg *m)
  * home
  * ---------------------------------------------------------------------------
  */
-static struct lc_layer *record_layer(struct lc_msg *m, int *r)
-{
-	struct lc_layer *layer = lc_msg_layer(m, m->argv[1], r);
-
-	if (!layer || layer->kind == LC_LAYER_RECORD)
-		return layer;
-	*r = lc_msg_refuse(m, -EINVAL, "layer %u has not been described as one with records",
-			   layer->id);
-	return NULL;
-}
-
 static int check_home(struct lc_msg *m, struct lc_layer *layer, const char *word, u64 first,
 		      u64 nr, u64 sector)
 {

@@ -202,6 +202,7 @@ class Grammar:
         unit = r.choice(("8", "128", "4096", self.number()))
         return ["layer", layer] + r.choice((
             ["unit", unit, "raw"], ["low", self.number()], ["nospace"], ["error"], ["error", "5"],
+            ["zeros", r.choice(("known", "said", "5"))],
             ["unit", unit, "record", "9", "0x8000000000000000", "0x8000000000000001", "0x1"],
             ["unit", unit, "record", self.number(), "0x" + self.number(), "-", "-"],
             ["unit", unit, "record", "9", "-", self.number()]))

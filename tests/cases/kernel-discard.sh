@@ -4,7 +4,7 @@
 # timeout: 120
 # races: processors that run at once
 . "$(dirname "$0")/../lib-kernel.sh"
-plan 30
+plan 37
 load_module
 require_module loop
 # loop devices: device-mapper passes write-zeroes on only where every device below has them
@@ -94,6 +94,37 @@ zero(0, nr)
 same(disk.read(0, nr), bytes(want), "the whole device is zeroed")
 disk.flush()
 same(reconstruct([top, base], nr), bytes(want), "and recorded so")
+disk.close()
+view.remove()
+
+# --- nothing is below: zeros are known, unless it is said that something will be
+alone = Image(1, DISKS[1], nr, 128)
+view = View("kdisc", [alone], nr, 64)
+view.begin()
+view.load_all()
+disk = Disk(view.dm.path)
+
+
+def kinds(first, end):
+    disk.flush()
+    return [decode(r)[0] for r in alone.records()[first:end]]
+
+
+disk.zeroout(0, 256)
+equal(kinds(0, 2), [None, None], "zeros that nothing is below are not said")
+refused(errno.EINVAL, "zeros that are neither known nor said", view.dm.message, "layer 1 zeros no")
+view.dm.message("layer 1 zeros said")
+disk.discard(0, 256)
+equal(kinds(0, 2), [None, None], "a discard promises nothing")
+disk.write(1024, pattern(8, 1024, 128))
+disk.zeroout(128, 1100)
+equal(kinds(0, 11), [None] + ["z"] * 8 + ["d", None], "said: whole units are zeros, a part is data")
+disk.zeroout(128, 1024)
+equal(kinds(1, 8), ["z"] * 7, "again: they stay so")
+view.dm.message("layer 1 zeros known")
+disk.zeroout(2048, 256)
+equal(kinds(16, 18), [None, None], "known again")
+same(reconstruct([alone], nr), bytes(nr * 512), "all of it is zero")
 disk.close()
 view.remove()
 

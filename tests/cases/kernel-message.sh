@@ -34,7 +34,7 @@ mapfile -t table <<-EOF
 	$inval|takes 2 arguments at most|forget 0 512 5
 	$noent|layer 9 is not in the live table|layer 9 unit 128 raw
 	$inval|x is not a layer's id|layer x unit 128 raw
-	$inval|needs unit, low, nospace or error behind the layer, not size|layer 1 size 128
+	$inval|needs unit, low, zeros, nospace or error behind the layer, not size|layer 1 size 128
 	$inval|needs 3 arguments at least, not 2|layer 1 unit
 	$inval|power of two from 8 to 4096 sectors, not 12|layer 1 unit 12 raw
 	$inval|power of two from 8 to 4096 sectors, not 4|layer 1 unit 4 raw

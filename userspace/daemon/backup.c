@@ -216,6 +216,8 @@ static int build(struct job *j, const struct backup_args *a, struct err *e)
 	core_unlock();
 	job_hold(j);
 	r = job_target_device(j, a->dest, &dev, e);
+	if (!r && (a->on_demand || a->top_only))
+		r = job_copies_part(j, e);
 	if (r)
 		return r;
 	j->dest = view_add_layer(j->source, j->target ? NULL : a->dest, dev, true, e);

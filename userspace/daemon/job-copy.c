@@ -138,6 +138,13 @@ int job_target_device(struct job *j, struct node *n, dev_t *ret, struct err *e)
 	return n->driver == NODE_RAW ? node_layer_device(n, ret, e) : job_target_view(j, n, ret, e);
 }
 
+int job_copies_part(struct job *j, struct err *e)
+{
+	if (!j->target || j->target_node->backing)
+		return 0;
+	return view_say_zeros(j->target, j->target->active, e);
+}
+
 void job_drop_kernel(struct job *j)
 {
 	if (j->kernel_gone)

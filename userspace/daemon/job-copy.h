@@ -26,6 +26,12 @@ int job_target_device(struct job *j, struct node *n, dev_t *ret, struct err *e);
 int job_target_view(struct job *j, struct node *n, dev_t *ret, struct err *e);
 
 /*
+ * Only parts of the disk are copied: a target without a backing image is given one later, in which
+ * all else is, and zeros of the disk may be none.
+ */
+int job_copies_part(struct job *j, struct err *e);
+
+/*
  * Is the image, which is open and not yet a job's, known to read as zeros? Then zeros need not
  * be written to it, and holes of the source cost no I/O.
  */

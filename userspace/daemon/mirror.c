@@ -165,6 +165,8 @@ static int build(struct job *j, struct mirror_args *a, struct err *e)
 	core_unlock();
 	job_hold(j);
 	r = job_target_view(j, a->dest, &dev, e);
+	if (!r && !streq(a->sync, "full"))
+		r = job_copies_part(j, e);
 	if (r)
 		return r;
 	j->dest = view_add_layer(j->source, NULL, dev, true, e);
@@ -188,7 +190,7 @@ static void print_copy(struct job *j, const struct mirror_args *a, bool zeroed, 
 	if (streq(a->sync, "top") && a->source->backing) {
 		strbuf_adds(out, " skip ");
 		job_print_layers(j, a->source->backing, NULL, out);
-	} else if (zeroed) {
+	} else if (zeroed && !streq(a->sync, "none")) { /* a part is given a backing file */
 		strbuf_adds(out, " zeroed");
 	}
 	if (!a->unmap)

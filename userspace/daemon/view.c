@@ -351,6 +351,23 @@ static int describe_layer(struct view *v, int id, struct err *e)
 			    n->info.cluster_size / 512, (unsigned long long)rec.data_or, zero);
 }
 
+/* A header names an image below that was not opened: nobody knows what it holds. */
+static bool has_unknown(const struct view *v)
+{
+	const struct node *n = v->top;
+
+	while (n->backing)
+		n = n->backing;
+	return n->backing_name;
+}
+
+int view_say_zeros(struct view *v, int id, struct err *e)
+{
+	if (view_layer(v, id)->node->driver != NODE_QCOW2)
+		return 0;
+	return view_message(v, e, NULL, "layer %d zeros said", id);
+}
+
 static int prepare_qcow2(struct view *v, int id, struct err *e)
 {
 	struct node *n = view_layer(v, id)->node;
@@ -380,7 +397,8 @@ int view_prepare_active(struct view *v, int id, struct err *e)
 
 	if (r || view_layer(v, id)->node->driver == NODE_RAW)
 		return r;
-	return prepare_qcow2(v, id, e);
+	r = prepare_qcow2(v, id, e);
+	return !r && has_unknown(v) ? view_say_zeros(v, id, e) : r;
 }
 
 static uint64_t all_slices(const struct view *v)

@@ -138,6 +138,12 @@ int view_add_layer(struct view *v, struct node *node, dev_t devno, bool dest, st
 /* Makes a table without the layer live (no entry may name it). */
 int view_drop_layer(struct view *v, int id, struct err *e);
 
+/*
+ * Zeros that are written to the layer are to be found in its image, though they would be read
+ * without that: it has, or will be given, a backing file that @v does not know.
+ */
+int view_say_zeros(struct view *v, int id, struct err *e);
+
 /* Tells the kernel how @id is written, with its tables and a first grant. */
 int view_prepare_active(struct view *v, int id, struct err *e);
 
