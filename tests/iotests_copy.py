@@ -447,6 +447,21 @@ def backup_none(w):
     w.fill(new, "qcow2", "read -q -P 0x41 0 512")
 
 
+def backup_none_overlay(w):
+    """sync none to an image that is made: what is not copied is in the disk's image, which is below it"""
+    base, test = backed(w, 4 * M)
+    new = w.path("i-new")
+    w.refused("Backing file not supported for file format 'raw'", "drive-backup", device="drive0", sync="none",
+              format="raw", target=w.path("i-raw"))
+    w.need("drive-backup", device="drive0", sync="none", format="qcow2", target=new)
+    w.eq((w.job()["len"], w.job()["status"]), (4 * M, "running"), "the job")
+    w.eq(w.backing_of(new), test, "the header's backing file")
+    w.write(0x5e, 0, 512)
+    w.write(0x5f, M, 65536)
+    w.cancelled(kind="backup")
+    w.eq(w.map(new), [(0, 65536), (M, 65536)], "what is allocated")
+
+
 def backup_manual(w):
     """auto-finalize and auto-dismiss off, BLOCK_JOB_PENDING"""
     four(w)

@@ -6,7 +6,7 @@
 # mem: 2048
 . "$(dirname "$0")/../lib-daemon.sh"
 require qemu-img qemu-io jq
-plan 66
+plan 74
 place 500
 load_module
 
@@ -121,11 +121,29 @@ is "$(qdo query-jobs | jq -r '.[].status')" running "it outlives the daemon"
 check "it is cancelled" qdo job-cancel "'id': 'o'"
 is "$(qemu-img map --output=json "$IMG/o" | jq -c '[.[] | select(.data) | [.start, .length]]')" "[[2097152,2097152]]" "the target has that cluster alone"
 check "with the old content" cmp -n 2097152 -i 2097152 <(qemu-img convert -O raw "$IMG/o" "$T/o.raw"; cat "$T/o.raw") "$T/want"
+
+# Above the disk's own image, which changes: the two together are what the disk was, zeros too.
 qemu-img create -q -u -f qcow2 -b "$IMG/b" -F qcow2 "$IMG/p" $size
-refuses "sync=none into an image with a backing file" "without a backing file" drive-backup \
-	"'device': 'vm1', 'target': '$IMG/p', 'sync': 'none', 'job-id': 'e', 'mode': 'existing'"
+none() { # NAME MODE
+	dd if=/dev/mapper/vm1 of="$T/was" bs=1M iflag=direct status=none
+	cp "$T/was" "$T/model"
+	check "sync=none above the disk's image, $2" qdo drive-backup \
+		"'device': 'vm1', 'target': '$IMG/$1', 'sync': 'none', 'job-id': '$1', 'mode': '$2'"
+	is "$(qemu-img info -U --output=json "$IMG/$1" | jq -r '."backing-filename", ."backing-filename-format"' | tr '\n' ' ')" "$IMG/b qcow2 " "its backing file"
+	load /dev/mapper/vm1 "$T/model" "$SEED"
+	wait_for "[ \"\$(qdo query-jobs | jq '.[0].\"current-progress\"')\" -ge 4194304 ]" 60
+	end_load
+	ok $? "the guest writes all over it"
+	qdo job-cancel "'id': '$1'" >/dev/null
+	qemu-img convert -U -f qcow2 -O raw "$IMG/$1" "$T/$1.raw"
+	check "together they are what the disk was" cmp "$T/$1.raw" "$T/was"
+}
+none p existing
+none s absolute-paths
+refuses "sync=none to a new raw image" "Backing file not supported for file format 'raw'" drive-backup \
+	"'device': 'vm1', 'target': '$IMG/n', 'sync': 'none', 'job-id': 'e', 'format': 'raw'"
 
 detach vm1 >/dev/null && stop_daemon
 ok $? "detach and quit"
 check "no loop device is left" wait_for no_loops 5
-check "all is clean" clean "$IMG"/a "$IMG"/b "$IMG"/c4k "$IMG"/o
+check "all is clean" clean "$IMG"/a "$IMG"/b "$IMG"/c4k "$IMG"/o "$IMG"/p "$IMG"/s

@@ -59,10 +59,6 @@ static int check_target(const struct backup_args *a, struct err *e)
 		return err_set(e, EACCES, "Block node '%s' is read-only", dest->name);
 	if (a->source->size != dest->size)
 		return err_set(e, EINVAL, "Source and target image have different sizes");
-	if (a->on_demand && (dest->backing || dest->backing_name))
-		return err_set(e, EOPNOTSUPP,
-			       "sync mode 'none' needs a target without a backing file: '%s' has one",
-			       dest->name);
 	if (dest->driver == NODE_RAW && !a->force)
 		return probe_refuse_used(dest->file->fd, dest->file->filename, e);
 	return 0;

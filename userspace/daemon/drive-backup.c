@@ -29,17 +29,18 @@ static int format_of(struct json *args, const struct backup_args *a, enum node_d
 /* The image that a new target's header names as its backing file; NULL: none. */
 static struct node *backing_of(const struct backup_args *a)
 {
-	return a->top_only ? a->source->backing : NULL;
+	return a->on_demand ? a->source : a->top_only ? a->source->backing : NULL;
 }
 
 static int create_target(const struct backup_args *a, enum node_driver driver, struct err *e)
 {
 	struct qcow2_create_opts opts = { .size = a->source->size };
 
-	if (a->on_demand)
-		return err_set(e, EOPNOTSUPP,
-			       "sync mode 'none' with mode 'absolute-paths' would need '%s' as the target's backing file, which is in use; make the target first and use mode 'existing'",
-			       a->source->file->filename);
+	if (a->on_demand && node_is_filter(a->source))
+		return err_set(
+			e, EINVAL,
+			"sync mode 'none' with mode 'absolute-paths' needs an image as device: '%s' is a %s node",
+			a->source->name, node_driver_name(a->source->driver));
 	if (backing_of(a) && driver == NODE_RAW)
 		return err_set(e, EINVAL, "Backing file not supported for file format 'raw'");
 	if (backing_of(a)) {
@@ -49,7 +50,11 @@ static int create_target(const struct backup_args *a, enum node_driver driver, s
 	return image_create(a->target, driver, &opts, e);
 }
 
-/* What of the disk is not copied is the source's own backing image in a new target; else the header's. */
+/*
+ * What of the disk is not copied is in the source's own backing image for a new target; else in
+ * the header's. With sync=none it is in the source, which changes and is nothing to read from:
+ * whole clusters are copied, zeros included, with no image below.
+ */
 static int open_target(struct backup_args *a, enum node_driver driver, bool created, struct err *e)
 {
 	int r = node_open_image(driver, a->target, NULL, false, &a->dest, e);
