@@ -229,7 +229,7 @@ static int check_job(struct lc_view *view, struct copy_args *a)
 				 "skip names layer %u, which takes what guests write",
 				 view->active->id);
 	if ((a->before_write || a->track) && !view->jobs->drained)
-		return lc_refuse(a->ti, -EBUSY, a->verb,
+		return lc_refuse(a->ti, -EPERM, a->verb,
 				 "this mode starts only while the device is suspended");
 	return 0;
 }

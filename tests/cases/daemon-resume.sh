@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # A disk that others suspend and resume by hand all the time, while jobs come and go: of two resumes at once
-# one may throw a new table away. What a job was built of goes with it all the same.
+# one may throw a new table away, and what is to begin while the disk stands still may find that it does not. Jobs
+# begin all the same, and what they were built of goes with them.
 #
 # LIVECHAIN_ROUNDS=N: so many jobs (20; of 100 four left their target's device before that was mended).
 # kernels: 6.1
@@ -10,7 +11,7 @@
 # races: two processors
 . "$(dirname "$0")/../lib-daemon.sh"
 require qemu-img qemu-io
-plan 6
+plan 8
 place 400
 load_module
 
@@ -26,13 +27,26 @@ by_hand() { while [ -e "$T/go" ]; do dmsetup suspend --noflush --nolockfs vm1; d
 by_hand & one=$!
 by_hand & two=$!
 
-# backup N: 0 when it is done, or refused: it starts while the disk is suspended, and somebody may resume that.
-backup() {
+# target N: an empty image.
+target() {
 	rm -f "$IMG/t"
 	qemu-img create -q -f qcow2 "$IMG/t" 4M
 	forget_events
 	add "t$1" "$IMG/t" >/dev/null
-	qdo blockdev-backup "'device': 'vm1', 'target': 't$1', 'sync': 'full', 'job-id': 'j$1'" >/dev/null || return 0
+}
+
+# begin N COMMAND: a job of vm1 into the target.
+begin() {
+	local out
+	out=$(qdo "$2" "'device': 'vm1', 'target': 't$1', 'sync': 'full', 'job-id': 'j$1'") && return
+	diag "job $1: $out"
+	refused="$refused $1"
+	return 1
+}
+
+# backup N: 0 when what it was built of is gone.
+backup() {
+	begin "$1" blockdev-backup || return 0
 	wait_job "j$1" null 240 || return 1
 	case $(job_events "j$1") in
 	*" waiting pending COMPLETED concluded null") ;;
@@ -42,14 +56,30 @@ backup() {
 	qemu-img compare -q -U -f qcow2 -F raw "$IMG/t" "$T/want" || wrong="$wrong $1"
 }
 
-full=0 left='' wrong=''
+mirror() {
+	begin "$1" blockdev-mirror || return 0
+	wait_event BLOCK_JOB_READY 240 "\"device\": \"j$1\""
+	qdo job-cancel "'id': 'j$1'" >/dev/null
+	wait_job "j$1" null 240
+}
+
+full=0 left='' wrong='' refused=''
 for i in $(seq "$rounds"); do
-	backup "$i" || left="$left j$i"
-	del "t$i" >/dev/null || left="$left t$i"
+	for how in backup mirror; do
+		target "$i"
+		$how "$i" || left="$left $how-$i"
+		del "t$i" >/dev/null || left="$left t$i"
+	done
 done
 is "$left" "" "each target is free after its job"
 is "$wrong" "" "each backup that ended well is right"
+is "$refused" "" "no job was refused"
 check "half of them did ($full)" [ $((2 * full)) -ge "$rounds" ]
+i=0 failed=''
+while [ $((i += 1)) -le "$rounds" ]; do
+	qdo blockdev-snapshot-sync "'device': 'vm1', 'snapshot-file': '$IMG/s$i', 'snapshot-node-name': 's$i'" >/dev/null || failed="$failed $i"
+done
+is "$failed" "" "no snapshot was refused"
 rm "$T/go"
 wait "$one" "$two"
 dmsetup resume vm1

@@ -79,7 +79,7 @@ equal(view.wait_job("d")["result"], "cancelled", "a running job is cancelled")
 view.dm.message("job d dismiss")
 
 # --- before-write: only while suspended; created until the resume
-refused(errno.EBUSY, "before-write needs a suspended device", view.dm.message, "copy e 9 before-write")
+refused(errno.EPERM, "before-write needs a suspended device", view.dm.message, "copy e 9 before-write")
 view.dm.suspend()
 view.dm.message("copy e 9 before-write")
 equal(view.job("e")["state"], "created", "made while suspended it is created")

@@ -71,8 +71,8 @@ mapfile -t table <<-EOF
 	$inval|a job's name is 1 to 63|copy a/b 2 none
 	$inval|x is no layer's id|copy a x none
 	$inval|mode is none, before-write, track or both, not all|copy a 2 all
-	$busy|this mode starts only while the device is suspended|copy a 2 track
-	$busy|this mode starts only while the device is suspended|copy a 2 both
+	$perm|this mode starts only while the device is suspended|copy a 2 track
+	$perm|this mode starts only while the device is suspended|copy a 2 both
 	$inval|only does not go with track|copy a 2 track only 3
 	$inval|new-only goes with track and both only|copy a 2 none new-only
 	$inval|on-demand goes with before-write only|copy a 2 none on-demand
@@ -88,7 +88,7 @@ mapfile -t table <<-EOF
 	$inval|grain is a power of two from 8 to 4096 sectors, not 8192|copy a 2 none grain 8192
 	$noent|the live table has no layer 9|copy a 9 none
 	$inval|layer 1 is the active one|copy a 1 none
-	$busy|this mode starts only while the device is suspended|copy a 2 before-write
+	$perm|this mode starts only while the device is suspended|copy a 2 before-write
 	$noent|there is no job a|job a cancel
 	$inval|verb finish is unknown|job a finish
 	$inval|speed takes bytes per second|job a speed

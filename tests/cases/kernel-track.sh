@@ -65,7 +65,7 @@ def ready(name, seconds=240):
 
 # --- no guest: ready, everything is there
 want = reconstruct([top, base], nr)
-refused(errno.EBUSY, "track needs a suspended device", view.dm.message, "copy a 9 track")
+refused(errno.EPERM, "track needs a suspended device", view.dm.message, "copy a 9 track")
 events = view.dm.events()
 begin("a", "track")
 job = ready("a")

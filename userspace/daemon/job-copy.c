@@ -337,16 +337,30 @@ const char *job_kernel_policy(const struct job *j, enum job_side side)
 	return j->policy[side] == JOB_REPORT ? "report" : "stop";
 }
 
-/* Only where guests' writes matter does the device stand still for the start. */
-static int tell_start(struct job *j, const char *text, bool suspended, struct err *e)
+static int tell_suspended(struct job *j, const char *text, struct err *e)
 {
-	int r = suspended ? view_suspend(j->source, e) : 0;
+	int r = view_suspend(j->source, e);
 
 	if (r)
 		return r;
 	r = view_message(j->source, e, NULL, "%s", text);
-	if (suspended && view_resume(j->source, r ? NULL : e) && !r)
+	if (view_resume(j->source, r ? NULL : e) && !r)
 		r = -EIO;
+	return r;
+}
+
+/* Only where guests' writes matter does the device stand still for the start. */
+static int tell_start(struct job *j, const char *text, bool suspended, struct err *e)
+{
+	unsigned tries = 0;
+	int r;
+
+	if (!suspended)
+		return view_message(j->source, e, NULL, "%s", text);
+	do {
+		err_clear(e);
+		r = tell_suspended(j, text, e);
+	} while (view_try_again(r, &tries));
 	return r;
 }
 

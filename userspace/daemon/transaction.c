@@ -188,10 +188,10 @@ static void let_jobs_run(struct txn *t)
 
 /* --- the whole --- */
 
-/* The moment: what the guests wait for. */
-static int change(struct txn *t, struct err *e)
+/* The moment: what the guests wait for. *@late: what was wrong with the resume. */
+static int change_once(struct txn *t, int *late, struct err *e)
 {
-	int r = suspend_all(t, e), late;
+	int r = suspend_all(t, e);
 
 	if (!r)
 		r = act_all(t, e);
@@ -200,7 +200,19 @@ static int change(struct txn *t, struct err *e)
 	else
 		settle_all(t);
 	t->stands = !r;
-	late = resume_all(t, r ? NULL : e);
+	*late = resume_all(t, r ? NULL : e);
+	return r;
+}
+
+static int change(struct txn *t, struct err *e)
+{
+	unsigned tries = 0;
+	int r, late;
+
+	do {
+		err_clear(e);
+		r = change_once(t, &late, e);
+	} while (view_try_again(r, &tries));
 	if (t->nr_views)
 		log_info("%zu device%s held for %llu ms: %s", t->nr_views,
 			 t->nr_views == 1 ? "" : "s", (unsigned long long)t->held_ms,

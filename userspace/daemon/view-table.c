@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Tables of views. Others may suspend and resume a disk by hand at any moment, and of two resumes at
- * once one may take the new table and throw it away, since the other has made the device live
- * already; so it is looked at whether a new table is the live one.
+ * Tables of views. Others may suspend and resume a disk by hand at any moment, and of two resumes
+ * at once one may take the new table and throw it away, since the other has made the device live
+ * already; so it is looked at whether a new table is the live one. What needs a device that
+ * stands still may find that it does not. Either is tried again.
  */
 #include <errno.h>
 #include <sys/sysmacros.h>
@@ -13,7 +14,7 @@
 #include "ctl.h"
 #include "view.h"
 
-#define RELOAD_TRIES 50
+#define TRIES_MAX 50
 
 /* As the kernel prints it: without the number of options, of which there are none. */
 static void print_table(const struct view *v, struct strbuf *s)
@@ -67,6 +68,25 @@ int view_check_table(struct view *v, struct err *e)
 	return err_set(e, ESTALE, "'%s' was resumed by somebody else, and its new table is lost", v->dm);
 }
 
+int view_disturbed(struct view *v, int r, struct err *e)
+{
+	if (r != -EINVAL) /* what the kernel says of two at once */
+		return r;
+	err_clear(e);
+	return err_set(e, ESTALE, "'%s' is suspended and resumed by somebody else", v->dm);
+}
+
+bool view_try_again(int r, unsigned *tries)
+{
+	struct timespec nap = { 0, ++*tries * 100000 };
+
+	/* -EPERM: the kernel's, a device that should be suspended is not any more */
+	if ((r != -ESTALE && r != -EPERM) || *tries >= TRIES_MAX)
+		return false;
+	nanosleep(&nap, NULL);
+	return true;
+}
+
 static int reload_once(struct view *v, struct err *e)
 {
 	int r = view_load_table(v, e);
@@ -87,17 +107,12 @@ static int reload_once(struct view *v, struct err *e)
 int view_reload(struct view *v, struct err *e)
 {
 	struct err one = ERR_INIT;
+	unsigned tries = 0;
 	int r;
 
-	for (unsigned i = 1;; i++) {
-		struct timespec nap = { 0, i * 100000 };
-
-		r = reload_once(v, &one);
-		/* -EINVAL: the device was not, or was already, suspended */
-		if ((r != -ESTALE && r != -EINVAL) || i == RELOAD_TRIES)
-			break;
+	do {
 		err_clear(&one);
-		nanosleep(&nap, NULL);
-	}
+		r = reload_once(v, &one);
+	} while (view_try_again(r, &tries));
 	return r ? err_set(e, one.code, "%s", one.msg) : 0;
 }

@@ -272,7 +272,7 @@ int view_suspend_now(struct view *v, struct err *e)
 		v->held_at = 0;
 		guard_release(v->dm);
 	}
-	return r;
+	return view_disturbed(v, r, e);
 }
 
 /* The commit comes first, so that little is left for the time in which the guest waits. */
@@ -282,10 +282,22 @@ int view_suspend(struct view *v, struct err *e)
 	return view_suspend_now(v, e);
 }
 
+static bool is_live(const struct view *v)
+{
+	struct dm_dev_info info;
+
+	return !dm_get_info(v->dm, &info, NULL) && info.live_table && !info.inactive_table &&
+	       !info.suspended;
+}
+
 int view_resume_now(struct view *v, struct err *e)
 {
-	int r = dm_resume_now(v->dm, &v->udev, e);
+	int r = view_disturbed(v, dm_resume_now(v->dm, &v->udev, e), e);
 
+	if (r == -ESTALE && is_live(v)) { /* it was resumed, then */
+		err_clear(e);
+		r = 0;
+	}
 	if (r)
 		return r;
 	if (v->held_at)

@@ -159,6 +159,14 @@ int view_resume(struct view *v, struct err *e);
 int view_resume_now(struct view *v, struct err *e);
 void view_resume_wait(struct view *v);
 
+/* With @r of a suspend or resume: -ESTALE, and a sentence, if somebody else did one just then. */
+int view_disturbed(struct view *v, int r, struct err *e);
+/*
+ * Is @r the doing of others who suspend and resume the device, so that it may be tried again, now?
+ * Not for ever: *@tries counts, from 0 on.
+ */
+bool view_try_again(int r, unsigned *tries);
+
 /* Makes a table with the layers as they are now live, though others may suspend and resume too. */
 int view_reload(struct view *v, struct err *e);
 
