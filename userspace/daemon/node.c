@@ -8,6 +8,7 @@
 #include "../lib/log.h"
 #include "ctl.h"
 #include "fleece.h"
+#include "journal.h"
 #include "node.h"
 
 struct list node_list = LIST_INIT(node_list);
@@ -229,6 +230,16 @@ int node_check_valid(const struct node *n, struct err *e)
 		n->file->filename, n->info.invalid);
 }
 
+void node_settle_unused(struct node *n)
+{
+	struct err e = ERR_INIT;
+
+	if (n->driver == NODE_QCOW2 && !n->read_only &&
+	    journal_recover(n->file->filename, n->img, &e))
+		log_warn("'%s': unused space is not given back: %s", n->file->filename, e.msg);
+	err_clear(&e);
+}
+
 int node_del(const char *name, struct err *e)
 {
 	struct node *n = node_find(name);
@@ -249,6 +260,7 @@ int node_del(const char *name, struct err *e)
 				       : "");
 	if (node_is_filter(n) && (r = fleece_end(n, e)))
 		return r;
+	node_settle_unused(n);
 	core_lock();
 	n->monitor = false;
 	core_unlock();

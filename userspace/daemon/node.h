@@ -127,6 +127,12 @@ struct node_open_flags {
  */
 int node_add(struct json *opts, struct node **ret, struct err *e);
 
+/*
+ * Of an image that no device of the kernel writes any more: frees what was allocated for one and is
+ * not used, if anything is left of that. What fails is logged, and tried at the next opportunity.
+ */
+void node_settle_unused(struct node *n);
+
 /* As blockdev-del: ends a node that nobody uses. */
 int node_del(const char *name, struct err *e);
 

@@ -8,7 +8,6 @@
 #include "export.h"
 #include "fleece.h"
 #include "job.h"
-#include "journal.h"
 #include "node.h"
 #include "state.h"
 #include "view.h"
@@ -84,17 +83,6 @@ static void return_nodes(void)
 	}
 }
 
-/* The daemon died after an image's device was gone, before its unused space was given back. */
-static void settle_unused(struct node *n)
-{
-	struct err e = ERR_INIT;
-
-	if (n->driver == NODE_QCOW2 && !n->read_only && !n->users && !n->parents &&
-	    journal_recover(n->file->filename, n->img, &e))
-		log_warn("'%s': %s", n->file->filename, e.msg);
-	err_clear(&e);
-}
-
 /* What a command was about to do when the daemon died, and can't be gone on with. */
 static void drop_leftovers(void)
 {
@@ -118,7 +106,8 @@ static void drop_leftovers(void)
 		list_for_each(n, &node_list, link) {
 			if (n->monitor || n->parents || n->users)
 				continue;
-			settle_unused(n);
+			/* the daemon died after its device was gone, and before this */
+			node_settle_unused(n);
 			node_put(n);
 			again = true;
 			break;
@@ -142,8 +131,10 @@ static int restore_all(struct json *j, struct err *e)
 		drop_leftovers();
 		job_go_on();
 		fleece_settle();
-		list_for_each(n, &node_list, link)
-			settle_unused(n);
+		list_for_each(n, &node_list, link) {
+			if (!n->users && !n->parents)
+				node_settle_unused(n);
+		}
 	}
 	return r;
 }

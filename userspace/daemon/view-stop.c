@@ -86,7 +86,6 @@ int view_stop(struct view *v, struct err *e)
 	if (r)
 		return r;
 	mark_dead(v, true);
-	/* What can't be given back now stays in the journal, for the next attach. */
 	if (v->active != VIEW_NONE && !v->failed && view_reclaim(v, v->active, &leaks))
 		log_warn("'%s': unused space is not given back: %s", v->dm, leaks.msg);
 	err_clear(&leaks);
@@ -97,8 +96,9 @@ int view_stop(struct view *v, struct err *e)
 		return r;
 	}
 	guard_release(v->dm);
-	if (v->active != VIEW_NONE && view_recover(v, v->top, &leaks))
-		log_warn("'%s': %s", v->dm, leaks.msg);
+	/* Of what it could not tell any more the image can. What fails now stays in the journal. */
+	if (v->active != VIEW_NONE)
+		node_settle_unused(v->top);
 	view_unlink(v);
 	return 0;
 }
