@@ -186,6 +186,8 @@ int node_return(struct node *n, struct err *e)
 
 	if (node_is_filter(n) || !p->reopened)
 		return 0;
+	if (!view_of_top(n)) /* an earlier daemon came to end that, and not to this */
+		node_settle_unused(n);
 	r = p->ro_fd < 0 ? node_make_read_only(n, e) : return_reopened(n, e);
 	if (r)
 		return r;
