@@ -5,6 +5,9 @@
  * device with an inactive table and the number of the state's file; '=': nothing is undone any
  * more. Its end is the daemon's end. The guard makes the ioctls itself: nothing of libdevmapper's
  * state is valid after a fork, and it must not need memory then.
+ *
+ * The guard has a lock on the state's folder while it is there: what the next daemon sees, and
+ * takes up, it has made up its mind about.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -15,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -23,6 +27,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "../lib/ev.h"
 #include "../lib/log.h"
 #include "../lib/util.h"
 #include "guard.h"
@@ -32,7 +37,9 @@
 #define TEXT_MAX  128
 #define TRIES	  50
 #define PAUSE_MS  100
+#define FORMER_MS 60000 /* for the last daemon's guard to end: it may have to wait for the disk */
 #define CONTROL	  "/dev/mapper/control"
+#define KEPT	  5 /* descriptors of the guard */
 
 struct record {
 	char what;
@@ -49,7 +56,7 @@ static char held[HELD_MAX][DM_NAME_LEN];
 static struct record undo[UNDO_MAX];
 static unsigned nr_undo;
 static struct record pivot; /* no device: there is none */
-static int control = -1;
+static int control = -1, folder = -1;
 
 static void note(const struct record *rec)
 {
@@ -130,11 +137,8 @@ static unsigned long long state_number(void)
 static void decide_pivot(void)
 {
 	unsigned long long now = state_number();
-	int dir = -1;
 
-	if (now && now != strtoull(pivot.text, NULL, 10))
-		dir = open(state_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (dir < 0 || fsync(dir))
+	if (!now || now == strtoull(pivot.text, NULL, 10) || fsync(folder))
 		clear_table(pivot.dm);
 }
 
@@ -164,12 +168,13 @@ static int settle(int fd)
 
 	for (int i = 0; null >= 0 && i <= 2; i++)
 		(void)dup2(null, i);
-	if (fd != 3) {
-		if (dup2(fd, 3) < 0)
-			return -1;
-		fd = 3;
-	}
-	(void)close_range(4, ~0U, 0);
+	fd = fcntl(fd, F_DUPFD, KEPT);
+	folder = fcntl(folder, F_DUPFD, KEPT);
+	if (dup2(fd, 3) < 0 || dup2(folder, 4) < 0)
+		return -1;
+	fd = 3;
+	folder = 4;
+	(void)close_range(KEPT, ~0U, 0);
 	for (size_t i = 0; i < ARRAY_SIZE(ignored); i++)
 		(void)signal(ignored[i], SIG_IGN);
 	(void)prctl(PR_SET_NAME, "lc-guard");
@@ -207,14 +212,36 @@ static void __attribute__((noreturn)) guard(int fd)
 
 /* --- the daemon's side --- */
 
+static int lock_folder(struct err *e)
+{
+	uint64_t until = ev_now_ms() + FORMER_MS;
+	struct timespec nap = { 0, 5000000 };
+
+	folder = open(state_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (folder < 0)
+		return err_set(e, errno, "'%s': %s", state_dir, strerror(errno));
+	while (flock(folder, LOCK_EX | LOCK_NB)) {
+		if (errno != EWOULDBLOCK || ev_now_ms() > until) {
+			log_warn("What the last daemon held is not let go of yet (lc-guard): %s",
+				 strerror(errno));
+			break;
+		}
+		nanosleep(&nap, NULL);
+	}
+	return 0;
+}
+
 int guard_start(const char *dir, struct err *e)
 {
-	int fds[2];
+	int fds[2], r;
 	pid_t pid;
 
 	if (!realpath(dir, state_dir))
 		return err_set(e, errno, "'%s': %s", dir, strerror(errno));
 	snprintf(state_file, sizeof(state_file), "%s/state.json", state_dir);
+	r = lock_folder(e);
+	if (r)
+		return r;
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds) < 0)
 		return err_set(e, errno, "Could not make a socket pair: %s", strerror(errno));
 	pid = fork();
@@ -223,6 +250,7 @@ int guard_start(const char *dir, struct err *e)
 		guard(fds[1]);
 	}
 	close(fds[1]);
+	close(folder);
 	if (pid < 0) {
 		close(fds[0]);
 		return err_set(e, errno, "Could not start a process: %s", strerror(errno));

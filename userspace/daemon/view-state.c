@@ -10,14 +10,10 @@
  *  - a device that was left suspended goes on; one without a table never was.
  */
 #include <errno.h>
-#include <time.h>
 
-#include "../lib/ev.h"
 #include "../lib/log.h"
 #include "ctl.h"
 #include "view.h"
-
-#define GUARD_WAIT_MS 2000
 
 static struct json *save_layers(const struct view *v)
 {
@@ -137,25 +133,6 @@ static int reconcile(struct view *v, struct node **top, struct err *e)
 	return 0;
 }
 
-/*
- * The former daemon's guard (guard.h) has not come to it yet, and may have to undo something
- * first. Without one we do it ourselves.
- */
-static bool wait_for_guard(const char *dm)
-{
-	struct timespec nap = { 0, 10000000 };
-	uint64_t until = ev_now_ms() + GUARD_WAIT_MS;
-	struct dm_dev_info info;
-
-	do {
-		if (until - ev_now_ms() < GUARD_WAIT_MS)
-			nanosleep(&nap, NULL);
-		if (dm_get_info(dm, &info, NULL))
-			return false;
-	} while (info.suspended && ev_now_ms() < until);
-	return !info.suspended;
-}
-
 static int adopt_device(struct view *v, struct node **top, struct err *e)
 {
 	struct dm_dev_info info;
@@ -172,7 +149,7 @@ static int adopt_device(struct view *v, struct node **top, struct err *e)
 		(void)dm_remove(v->dm, NULL);
 		return err_set(e, ENXIO, "the device was not complete");
 	}
-	if (info.suspended && !wait_for_guard(v->dm))
+	if (info.suspended) /* there was no guard (guard.h), or it could not */
 		r = view_resume(v, e);
 	if (!r)
 		r = reconcile(v, top, e);
@@ -265,7 +242,6 @@ static void settle_devices(struct json *views)
 
 		if (!dm || !kname || json_bool_of(json_get(j, "internal")))
 			continue;
-		wait_for_guard(dm);
 		live = live_view(dm);
 		other = live && !streq(live, kname) ? entry_of(views, live) : NULL;
 		if (!other)
