@@ -202,7 +202,7 @@ static int format_node(struct node *p, const struct qcow2_create_opts *c, struct
 	if (r)
 		return r;
 	r = qio_file_new(p->fd, p->filename, &io, e);
-	if (!r && !qcow2_is_unfinished(io))
+	if (!r && !qcow2_is_unfinished(io) && !image_is_same(io, c)) /* it may be given again */
 		r = probe_refuse_used(p->fd, p->filename, e);
 	if (!r)
 		r = qcow2_create(io, c, e);

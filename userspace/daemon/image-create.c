@@ -18,8 +18,7 @@ static int has_data_cb(void *arg, const struct qcow2_run *run)
 	return run->kind != QCOW2_UNALLOCATED;
 }
 
-/* An image as we would make it: without data it holds nothing that could be lost. */
-static bool is_same_image(struct qio *io, const struct qcow2_create_opts *o)
+bool image_is_same(struct qio *io, const struct qcow2_create_opts *o)
 {
 	struct qcow2_info info;
 	struct qcow2 *img = NULL;
@@ -52,7 +51,7 @@ static int check_free_file(struct qio *io, const struct qcow2_create_opts *o, st
 	uint64_t size;
 	int r = io->is_bdev ? 0 : io->size(io, &size, e);
 
-	if (r || io->is_bdev || !size || qcow2_is_unfinished(io) || is_same_image(io, o))
+	if (r || io->is_bdev || !size || qcow2_is_unfinished(io) || image_is_same(io, o))
 		return r;
 	return not_empty(io->name, e);
 }

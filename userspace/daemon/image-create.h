@@ -16,4 +16,7 @@
 int image_create(const char *path, enum node_driver driver, const struct qcow2_create_opts *opts,
 		 struct err *e);
 
+/* It is an image as @opts would make it, and without data: holds nothing that could be lost. */
+bool image_is_same(struct qio *io, const struct qcow2_create_opts *opts);
+
 #endif
