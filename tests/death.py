@@ -14,21 +14,27 @@ again and again with SIGKILL at point N. After each death
 Some of the new daemons die as well, while they start (N:M).
 
 WHAT: all (every N of every operation), OP,OP (every N of these), OP:A-B (a part of them), OP:N or
-OP:N:M (that one). OP,OP:any or without it N are picked at random, at least one for each operation, until S
-seconds are over.
+OP:N:M (that one), OP:N:A-B (the new daemon at a part of its points), OP:A-B:slow (the guard of the one that
+died is slow, and the new one is there before it). OP,OP:any or without it N are picked at random, at least one
+for each operation, until S seconds are over.
 
 Images go to DIR. Prints "pass TEXT", "fail TEXT" and "# notes".
 """
 import argparse
 import os
 import random
+import signal
 import sys
+import threading
 import time
 
+import death_chain
 import death_ops
 from death_world import CHAIN_MAX, FAILURES, Died, World, Wrong, devices
 
+OPS = {op.name: op for op in death_ops.OPS + death_chain.OPS}
 FAILURES_MAX = 5
+SLOW, SLOW_SECONDS = "slow", 15
 
 
 class Runner:
@@ -55,10 +61,16 @@ class Runner:
 
     def recover(self, second):
         w = self.world
-        if second:
+        if second == SLOW:
+            awake = threading.Timer(SLOW_SECONDS, w.let_guards, [signal.SIGCONT])
+            awake.start()
+            w.start()
+            awake.join()
+        elif second:
             w.faults.arm(second)
             try:
                 w.start()
+                w.disarm()
             except Died:
                 self.second += 1
                 text = "second death after '%s'" % w.faults.name(second)
@@ -66,7 +78,6 @@ class Runner:
                 w.faults.disarm()
                 self.dead(text)
                 w.start()
-            w.faults.disarm()
         else:
             w.faults.arm(0)
             w.start()
@@ -76,6 +87,8 @@ class Runner:
         """Does the operation with a death at point @number; returns the points, and if it died."""
         w, died, acked = self.world, False, 0
         shapes = [w.shape(op.names())]
+        if second == SLOW:
+            w.let_guards(signal.SIGSTOP)
         w.faults.arm(number)
         try:
             for step in op.steps():
@@ -83,8 +96,7 @@ class Runner:
                 acked += 1
                 step.wait()
                 shapes.append(w.shape(op.names()))
-            w.faults.disarm()
-            w.command("query-status")
+            w.disarm()
         except Died:
             died = True
         w.faults.disarm()
@@ -98,7 +110,8 @@ class Runner:
 
     def after_death(self, op, acked, second):
         w, steps = self.world, op.steps()
-        self.dead(self.where)
+        if second != SLOW:  # what the daemon held is held still
+            self.dead(self.where)
         self.recover(second)
         w.check_explained()
         now = w.shape(op.names())
@@ -127,13 +140,13 @@ class Runner:
             w.end()
             w.build()
         w.below = []
-        op = death_ops.ALL[name](w)
+        op = OPS[name](w)
         for s in (w.guest.pulse, w.guest.wide):
             s.longest = 0.0
         self.where = "undisturbed"
         w.below = [os.path.basename(n["file"]) for n in w.nodes()]
         w.below = [f for f in w.below if f not in op.names() or f in op.left_out()]
-        self.what = "%s:%d%s" % (name, number, ":%d" % second if second else "")
+        self.what = "%s:%d%s" % (name, number, ":%s" % second if second else "")
         times = [time.monotonic()]
         op.prepare()
         times.append(time.monotonic())
@@ -170,6 +183,14 @@ class Runner:
     def second_point(self, chance):
         return self.rng.randrange(1, self.recovery + 1) if self.rng.random() < chance else 0
 
+    @staticmethod
+    def numbers(text):
+        """N or A-B."""
+        if text == SLOW:
+            return [SLOW]
+        first, _, last = text.partition("-")
+        return list(range(int(first), int(last or first) + 1))
+
     def plan(self, names):
         """(name, N, M) without end, or as many as are wanted."""
         only = self.args.only
@@ -177,9 +198,9 @@ class Runner:
             only = ""
         if only and ":" in only:
             words = only.split(":") + ["0"]
-            first, _, last = words[1].partition("-")
-            for number in range(int(first), int(last) + 1) if last else [int(first)] * 3:
-                yield words[0], number, int(words[2])
+            first, second = self.numbers(words[1]), self.numbers(words[2])
+            for number in first * (1 if len(first) > 1 or len(second) > 1 else 3):
+                yield from ((words[0], number, m) for m in second)
         elif only:
             for name in names:
                 for number in range(1, self.counts[name] + 1):
@@ -200,7 +221,7 @@ class Runner:
 
     def run(self):
         only = (self.args.only or "all").split(":")[0]
-        names = [n for n, op in death_ops.ALL.items() if not op.by_name] if only == "all" else only.split(",")
+        names = list(OPS) if only == "all" else only.split(",")
         for name in names:
             self.attempt(name, 0, 0)
         for name, number, second in self.plan([n for n in names if n in self.counts]):

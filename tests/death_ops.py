@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The operations that death.py lets the daemon die in: an entry each.
+"""The operations that death.py lets the daemon die in: an entry each; those on chains are in death_chain.py.
 
 An operation prepares, undisturbed; has steps, each a command with a way to see that it is
 done; and finishes: what it made is looked at and taken away. World is in death_world.py.
@@ -26,8 +26,6 @@ class Step:
 
 
 class Op:
-    by_name = False
-
     def __init__(self, world):
         self.w, self.old = world, world.top("vm0")
 
@@ -346,7 +344,6 @@ class Backup(Op):
 class Fleecing(Backup):
     """What the disk held is kept, shown, read, and let go."""
     name = "fleecing"
-    by_name = True
 
     def start(self):
         model = self.w.guest.model
@@ -499,161 +496,6 @@ class BackupNode(Backup):
         os.unlink(self.w.path("t"))
 
 
-# --- jobs that change the chain of the guest's disk ---
-
-class Chain(Op):
-    """A job on vm0's chain, which gets overlays for it: OLD <- A <- B ..., the last one active."""
-    overlays = 1
-    verb, arguments = None, {}
-
-    def __init__(self, world):
-        super().__init__(world)
-        self.new = ["s%d%s" % (world.serial, "abc"[i]) for i in range(self.overlays)]
-
-    def names(self):
-        return dict([(self.old, "OLD")] + [(n, "NEW%d" % i) for i, n in enumerate(self.new)])
-
-    def prepare(self):
-        for name in self.new:
-            self.w.guest.progress(5, 80, "between snapshots")
-            self.w.command("blockdev-snapshot-sync", device="vm0", snapshot_file=self.w.path(name),
-                           snapshot_node_name=name)
-            self.w.depth += 1
-
-    def status(self):
-        job = self.w.job("j")
-        return job and job["status"]
-
-    def wait_for(self, *wanted):
-        self.until("the job is %s" % (wanted,), lambda: self.status() in wanted)
-
-    def begin(self):
-        self.w.command(self.verb, job_id="j", auto_dismiss=False, **self.arguments)
-
-    def begun(self):
-        return self.w.job("j") is not None
-
-    def dismiss(self):
-        return Step("job-dismiss", lambda: self.w.command("job-dismiss", id="j"),
-                    lambda: self.status() is None, voids=True)
-
-    def steps(self):
-        return [Step(self.verb, self.begin, self.begun, lambda: self.wait_for("concluded")),
-                self.dismiss()]
-
-    def files_gone(self, *names):
-        """Images that left the chain: nobody has a node of them any more."""
-        for name in reversed(names):
-            if name in self.w.node_names():
-                raise death_world.Wrong("the node %s is left" % name)
-            self.clean(name, "-U")      # what is below it is in use
-            self.w.depth -= 1
-
-
-class Ready(Chain):
-    """Gets ready, then the disk is switched."""
-
-    def switched(self):
-        return self.w.top("vm0") == self.target()
-
-    def end(self):
-        """Ready or not, begun or not: afterwards the disk is switched. A daemon that dies on the way loses the job."""
-        for _ in range(4):
-            if self.switched():
-                return
-            job = self.w.job("j")
-            if job and job.get("error"):
-                self.w.command("job-dismiss", id="j")
-                job = None
-            if not job:
-                self.begin()
-            self.wait_for("ready", "waiting", "pending", "concluded")
-            try:
-                self.w.command("job-complete", id="j")
-            except death_world.Wrong as e:
-                if "cannot accept" not in str(e):
-                    raise
-            self.wait_for("concluded")
-        raise death_world.Wrong("the disk is not switched: %r" % self.w.job("j"))
-
-    def steps(self):
-        return [Step(self.verb, self.begin, self.begun,
-                     lambda: self.wait_for("ready", "concluded")),
-                Step("job-complete", self.end, self.switched,
-                     lambda: self.wait_for("concluded"), again=True), self.dismiss()]
-
-
-class Mirror(Ready):
-    name = "mirror"
-    verb = "blockdev-mirror"
-
-    def names(self):
-        return dict(super().names(), **{self.target(): "TARGET"})
-
-    def left_out(self):
-        return [self.old]   # of its chain nothing is left in the end
-
-    def target(self):
-        return "m%d" % self.w.serial
-
-    def prepare(self):
-        super().prepare()
-        self.template("t", self.target(), "%dM" % death_world.DISK_MIB)
-        self.w.add(self.target(), self.target())
-        self.arguments = {"device": "vm0", "target": self.target(), "sync": "full"}
-
-    def finish(self):
-        self.files_gone(self.new[0])
-        if self.old in self.w.node_names():
-            self.w.delete(self.old)
-        self.w.depth = 1
-
-
-class CommitActive(Ready):
-    name = "commit-active"
-    verb, overlays = "block-commit", 2
-
-    def target(self):
-        return self.old
-
-    def prepare(self):
-        super().prepare()
-        self.arguments = {"device": "vm0", "base_node": self.old}
-
-    def finish(self):
-        self.files_gone(*self.new)
-
-
-class Commit(Chain):
-    name = "commit"
-    verb, overlays = "block-commit", 2
-
-    def prepare(self):
-        super().prepare()
-        self.arguments = {"device": "vm0", "base_node": self.old, "top_node": self.new[0]}
-
-    def finish(self):
-        self.files_gone(self.new[0])
-
-
-class Stream(Chain):
-    name = "stream"
-    verb, overlays, into = "block-stream", 2, 1
-
-    def prepare(self):
-        super().prepare()
-        self.arguments = {"device": self.new[self.into], "base_node": self.old}
-
-    def finish(self):
-        self.files_gone(self.new[0])
-
-
-class StreamBelow(Stream):
-    """Into an image that is not the active one."""
-    name = "stream-below"
-    overlays = 3
-
-
 # --- the daemon itself ---
 
 class Quit(Disk):
@@ -706,7 +548,5 @@ class Restart(Quit):
         super().finish()
 
 
-ALL = {op.name: op for op in (
-    Attach, Detach, DetachAdopted, DetachSnapshot, FirstWrites, SnapshotSync, Snapshot, Transaction, Backup,
-    DriveBackup, Fleecing, BackupNode, Finalize, Cancel, Pause, Mirror, CommitActive, Commit, Stream,
-    StreamBelow, Quit, Restart)}
+OPS = (Attach, Detach, DetachAdopted, DetachSnapshot, FirstWrites, SnapshotSync, Snapshot, Transaction, Backup,
+       DriveBackup, Fleecing, BackupNode, Finalize, Cancel, Pause, Quit, Restart)

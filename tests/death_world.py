@@ -46,7 +46,7 @@ class Faults:
     def arm(self, number):
         """The daemon dies at point @number from now on; 0: it does not."""
         self.map[8:16] = bytes(8)
-        self.map[0:8] = bytes(8)
+        self.map[0:8] = self.map[16:24] = bytes(8)
         self.map[8:16] = struct.pack("=Q", number)
 
     def disarm(self):
@@ -54,6 +54,10 @@ class Faults:
 
     def count(self):
         return struct.unpack("=Q", self.map[0:8])[0]
+
+    def passed(self):
+        """No thread is within a point."""
+        return struct.unpack("=Q", self.map[16:24])[0] >= self.count()
 
     def name(self, number):
         start = 64 + 64 * ((number - 1) % FAULT_NAMES)
@@ -193,10 +197,23 @@ class World:
             raise Wrong("the daemon ended with status %d" % status)
         raise Died
 
+    def disarm(self):
+        """It has not died; Died if it has, or had begun to."""
+        self.faults.disarm()
+        while not self.faults.passed() and self.process.poll() is None:
+            time.sleep(0.001)
+        self.command("query-status")
+
     def kill(self):
         self.process.kill()
         self.process.wait()
         self.client = None
+
+    def let_guards(self, signo):
+        """Stops the processes that resume devices after a daemon, or lets them go on."""
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            if read_word("/proc/%s/comm" % pid) == "lc-guard":
+                os.kill(int(pid), signo)
 
     def command(self, verb, **arguments):
         arguments = {k.replace("_", "-"): v for k, v in arguments.items()}
@@ -226,6 +243,9 @@ class World:
 
     def node_names(self):
         return [n["node-name"] for n in self.nodes()]
+
+    def images(self):
+        return [self.path(os.path.basename(n["file"])) for n in self.nodes() if n["drv"] == "qcow2"]
 
     def exports(self):
         return [x["id"] for x in self.command("query-block-exports")]
@@ -343,7 +363,7 @@ class World:
         """The clean end: all is as it should be, on the disk too."""
         self.guest.end()
         top = self.path(self.top("vm0"))
-        chain = [self.path(os.path.basename(n["file"])) for n in self.nodes() if n["drv"] == "qcow2"]
+        chain = self.images()
         oracle.same("/dev/mapper/vm0", self.guest.model)
         self.detach("vm0")
         self.quit()

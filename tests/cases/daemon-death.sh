@@ -2,8 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # The daemon dies at each step that counts, of every operation: nothing is lost, nothing is left.
 #
-# LIVECHAIN_DEATH=all: every point of every operation; OP,OP: of these; OP,OP:any: some at random; OP:A-B, OP:N, OP:N:M.
-# Fleecing dies by name only as yet.
+# LIVECHAIN_DEATH=all: every point of every operation; OP,OP: of these; OP,OP:any: some at random; OP:A-B, OP:N, OP:N:M, OP:N:A-B, OP:A-B:slow.
 # kernels: 6.1 debug
 # timeout: 3600
 # mem: 3072
@@ -11,7 +10,7 @@
 require qemu-img
 commas=${LIVECHAIN_DEATH:-}
 commas=${commas//[!,]/}
-case ${LIVECHAIN_DEATH:-all} in all) plan 22;; *) plan $((${#commas} + 2));; esac
+case ${LIVECHAIN_DEATH:-all} in all) plan 28;; *) plan $((${#commas} + 2));; esac
 place 1000
 load_module
 daemon=$BUILD/faults/livechaind

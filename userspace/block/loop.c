@@ -164,6 +164,13 @@ int loop_set_capacity(const struct loop_dev *dev, struct err *e)
 	return 0;
 }
 
+/* It was only looked at. */
+static void let_be(struct loop_dev *dev)
+{
+	closep(&dev->fd);
+	*dev = (struct loop_dev)LOOP_DEV_INIT;
+}
+
 /* Opens the device if it is in use; for writing if it can be. -ENOENT if it is free. */
 static int open_used(int number, struct loop_dev *dev, struct loop_info64 *info)
 {
@@ -173,7 +180,7 @@ static int open_used(int number, struct loop_dev *dev, struct loop_info64 *info)
 		return r == -ENXIO || r == -ENODEV ? -ENOENT : r;
 	if (ioctl(dev->fd, LOOP_GET_STATUS64, info) < 0) {
 		r = errno == ENXIO ? -ENOENT : -errno;
-		loop_detach(dev);
+		let_be(dev);
 		return r;
 	}
 	describe(dev, info);
@@ -214,7 +221,7 @@ static int find(dev_t devno, ino_t ino, uint64_t offset, unsigned modes, dev_t o
 			*ret = dev;
 			return 0;
 		}
-		loop_detach(&dev);
+		let_be(&dev);
 	}
 	return -ENOENT;
 }

@@ -20,7 +20,8 @@
 struct fault_file {
 	uint64_t count;	 /* points so far */
 	uint64_t die_at; /* 0: never */
-	char pad[48];
+	uint64_t passed; /* points that nobody dies at any more */
+	char pad[40];
 	char names[FAULT_NAMES][64]; /* of point N: in [(N - 1) % FAULT_NAMES] */
 };
 
