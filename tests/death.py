@@ -164,8 +164,8 @@ class Runner:
             raise Wrong("the end is not that of an undisturbed run: %s instead of %s" % (
                 [x for x in final if x not in self.finals[name]],
                 [x for x in self.finals[name] if x not in final]))
-        stall = max(w.guest.pulse.longest, time.monotonic() - w.guest.pulse.since
-                    if w.guest.pulse.since else 0)
+        since = w.guest.pulse.since     # its thread goes on
+        stall = max(w.guest.pulse.longest, time.monotonic() - since if since else 0)
         if stall > self.stalls.get((name, died), (0, ""))[0]:
             self.stalls[name, died] = (stall, self.where)
         if died:
