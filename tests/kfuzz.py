@@ -126,7 +126,13 @@ class Target(View):
         first = block // 512 * 512
         run = self.rng.choice(("512:z", "512:d:%d:%d" % (VICTIM, 8192), "100:e 412:z:%d" % VICTIM,
                                "512:d:%d:0:s" % VICTIM, "256:z:%d:4096 256:d:%d:0" % (VICTIM, VICTIM)))
-        reply = self.dm.message("map %d %d %s" % (self.generation, first, run))
+        try:
+            reply = self.dm.message("map %d %d %s" % (self.generation, first, run))
+        except OSError as e:
+            if e.errno != errno.EBUSY:
+                raise
+            # a message has made the victim a job's destination
+            reply = self.dm.message("map %d %d 512:z" % (self.generation, first))
         if reply.startswith("stale"):
             self.generation = int(reply.split()[1])
             return self.load(block)
