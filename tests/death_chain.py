@@ -114,8 +114,11 @@ class Mirror(Ready):
         self.arguments = {"device": "vm0", "target": self.target(), "sync": "full"}
 
     def finish(self):
-        if self.old in self.w.node_names():
-            self.w.delete(self.old)
+        def own():  # newest first: what only another one refers to goes with that
+            return [n for n in reversed(self.w.node_names()) if self.w.path(n) in self.chain]
+
+        while names := own():
+            self.w.delete(names[0])
         left = [i for i in self.chain if i in self.w.images()]
         if left:
             raise death_world.Wrong("images of the old chain are in use: %s" % left)

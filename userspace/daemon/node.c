@@ -232,11 +232,20 @@ int node_check_valid(const struct node *n, struct err *e)
 
 void node_settle_unused(struct node *n)
 {
+	struct qcow2 *anew = NULL;
 	struct err e = ERR_INIT;
+	int r = 0;
 
-	if (n->driver == NODE_QCOW2 && !n->read_only &&
-	    journal_recover(n->file->filename, n->img, &e))
+	if (n->driver != NODE_QCOW2 || n->read_only)
+		return;
+	/* One that takes no more changes is never changed by @n again: another may. */
+	if (qcow2_has_failed(n->img))
+		r = qcow2_open(n->qio, QCOW2_WRITABLE, &anew, &e);
+	if (!r)
+		r = journal_recover(n->file->filename, anew ? anew : n->img, &e);
+	if (r)
 		log_warn("'%s': unused space is not given back: %s", n->file->filename, e.msg);
+	qcow2_close(anew);
 	err_clear(&e);
 }
 

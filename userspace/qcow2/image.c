@@ -117,6 +117,16 @@ int __change_begin(struct qcow2 *img, struct err *e)
 	return __begin_write(img, e);
 }
 
+bool qcow2_has_failed(struct qcow2 *img)
+{
+	bool failed;
+
+	pthread_mutex_lock(&img->lock);
+	failed = img->failed;
+	pthread_mutex_unlock(&img->lock);
+	return failed;
+}
+
 int qcow2_begin_write(struct qcow2 *img, struct err *e)
 {
 	int r;

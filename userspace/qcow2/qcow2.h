@@ -166,6 +166,9 @@ void qcow2_get_record(struct qcow2 *img, struct qcow2_record *ret);
  */
 int qcow2_begin_write(struct qcow2 *img, struct err *e);
 
+/* Did a write of its metadata fail? Then it refuses all changes till it is opened anew. */
+bool qcow2_has_failed(struct qcow2 *img);
+
 struct qcow2_table {
 	uint64_t guest_off; /* start of its region */
 	uint64_t host_off;  /* the table: cluster_size bytes, entry i at + 8 * i */
