@@ -114,6 +114,7 @@ class Runner:
             self.dead(self.where)
         self.recover(second)
         w.check_explained()
+        w.check_journals()
         now = w.shape(op.names())
         if now not in self.between[op.name]:
             raise Wrong("neither done nor not done: %s" % self.differences(op, now))

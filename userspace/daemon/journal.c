@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include <dirent.h>
 #include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 #include "../lib/fault.h"
 #include "../lib/log.h"
 #include "../lib/util.h"
 #include "journal.h"
+
+#define JOURNAL_MAX (2 * PATH_MAX)
 
 static char *journal_dir;
 
@@ -32,6 +36,33 @@ void journal_init(const char *state_dir)
 		drop_unfinished(de->d_name);
 	if (d)
 		closedir(d);
+}
+
+/* The image's path in the journal @name; NULL: it can't be read, or is none. */
+static char *image_of(const char *name)
+{
+	_cleanup_free_ char *path = path_join(journal_dir, name), *text = NULL;
+	size_t len;
+
+	if (name[0] == '.' || read_file(path, JOURNAL_MAX, &text, &len, NULL))
+		return NULL;
+	text[strcspn(text, "\n")] = '\0';
+	return xstrdup(text);
+}
+
+void journal_each(void (*fn)(const char *image))
+{
+	struct dirent **names = NULL;
+	int n = scandir(journal_dir, &names, NULL, alphasort);
+
+	for (int i = 0; i < n; i++) {
+		_cleanup_free_ char *image = image_of(names[i]->d_name);
+
+		if (image)
+			fn(image);
+		free(names[i]);
+	}
+	free(names);
 }
 
 /* FNV-1a of the image's path: a name for its journal. The path itself is inside. */

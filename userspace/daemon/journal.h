@@ -17,6 +17,9 @@
 /* Where journals live: a folder in @state_dir. Before anything else here. */
 void journal_init(const char *state_dir);
 
+/* Calls @fn with each image that has a (readable) journal; @fn may end that. */
+void journal_each(void (*fn)(const char *image));
+
 /* Durably notes that @image may have unused clusters from now on. Idempotent and then cheap. */
 int journal_open(const char *image, struct err *e);
 

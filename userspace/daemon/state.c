@@ -8,6 +8,7 @@
 #include "export.h"
 #include "fleece.h"
 #include "job.h"
+#include "journal.h"
 #include "node.h"
 #include "state.h"
 #include "view.h"
@@ -115,6 +116,25 @@ static void drop_leftovers(void)
 	}
 }
 
+/* The daemon died before its file named the image's node: a snapshot that was about to be made. */
+static void settle_unknown(const char *image)
+{
+	struct err e = ERR_INIT;
+	struct node *n;
+
+	list_for_each (n, &node_list, link) {
+		if (n->filename && streq(n->filename, image))
+			return;
+	}
+	if (!node_open_image(NODE_QCOW2, image, NULL, false, &n, &e)) /* which recovers it */
+		node_put(n);
+	else
+		log_notice(
+			"space that a crash left allocated is given back when '%s' is next used: %s",
+			image, e.msg);
+	err_clear(&e);
+}
+
 static int restore_all(struct json *j, struct err *e)
 {
 	struct node *n;
@@ -135,6 +155,7 @@ static int restore_all(struct json *j, struct err *e)
 			if (!n->users && !n->parents)
 				node_settle_unused(n);
 		}
+		journal_each(settle_unknown);
 	}
 	return r;
 }
