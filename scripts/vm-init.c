@@ -132,26 +132,26 @@ static void mount_root(void)
 	try_mount("upper", "/upper", "tmpfs", 0, "mode=755");
 	mkdir("/upper/data", 0755);
 	mkdir("/upper/work", 0755);
-	try_mount("root", "/root", "overlay", 0,
+	try_mount("root", "/sysroot", "overlay", 0,
 		  "lowerdir=/lower,upperdir=/upper/data,workdir=/upper/work");
-	try_mount("tmp", "/root/tmp", "tmpfs", 0, "mode=1777");
-	try_mount("run", "/root/run", "tmpfs", 0, "mode=755");
-	try_mount("vartmp", "/root/var/tmp", "tmpfs", 0, "mode=1777");
-	try_mount("mnt", "/root/mnt", "tmpfs", 0, "mode=755");
-	try_mount("sys", "/root/sys", "sysfs", 0, "");
-	mount("debug", "/root/sys/kernel/debug", "debugfs", 0, "");
-	mount("trace", "/root/sys/kernel/tracing", "tracefs", 0, "");
-	mount("config", "/root/sys/kernel/config", "configfs", 0, "");
-	try_mount("/proc", "/root/proc", "", MS_MOVE, "");
-	try_mount("/dev", "/root/dev", "", MS_MOVE, "");
-	mkdir("/root/dev/shm", 01777);
-	mkdir("/root/dev/pts", 0755);
-	try_mount("shm", "/root/dev/shm", "tmpfs", 0, "mode=1777");
-	try_mount("pts", "/root/dev/pts", "devpts", 0, "ptmxmode=666");
-	symlink("/proc/self/fd", "/root/dev/fd");
-	symlink("/proc/self/fd/0", "/root/dev/stdin");
-	symlink("/proc/self/fd/1", "/root/dev/stdout");
-	symlink("/proc/self/fd/2", "/root/dev/stderr");
+	try_mount("tmp", "/sysroot/tmp", "tmpfs", 0, "mode=1777");
+	try_mount("run", "/sysroot/run", "tmpfs", 0, "mode=755");
+	try_mount("vartmp", "/sysroot/var/tmp", "tmpfs", 0, "mode=1777");
+	try_mount("mnt", "/sysroot/mnt", "tmpfs", 0, "mode=755");
+	try_mount("sys", "/sysroot/sys", "sysfs", 0, "");
+	mount("debug", "/sysroot/sys/kernel/debug", "debugfs", 0, "");
+	mount("trace", "/sysroot/sys/kernel/tracing", "tracefs", 0, "");
+	mount("config", "/sysroot/sys/kernel/config", "configfs", 0, "");
+	try_mount("/proc", "/sysroot/proc", "", MS_MOVE, "");
+	try_mount("/dev", "/sysroot/dev", "", MS_MOVE, "");
+	mkdir("/sysroot/dev/shm", 01777);
+	mkdir("/sysroot/dev/pts", 0755);
+	try_mount("shm", "/sysroot/dev/shm", "tmpfs", 0, "mode=1777");
+	try_mount("pts", "/sysroot/dev/pts", "devpts", 0, "ptmxmode=666");
+	symlink("/proc/self/fd", "/sysroot/dev/fd");
+	symlink("/proc/self/fd/0", "/sysroot/dev/stdin");
+	symlink("/proc/self/fd/1", "/sysroot/dev/stdout");
+	symlink("/proc/self/fd/2", "/sysroot/dev/stderr");
 }
 
 static void mount_shares(void)
@@ -162,14 +162,14 @@ static void mount_shares(void)
 	uname(&uts);
 	if (*modules) {
 		snprintf(src, sizeof(src), "/lower%s", modules);
-		snprintf(dst, sizeof(dst), "/root/lib/modules/%s", uts.release);
+		snprintf(dst, sizeof(dst), "/sysroot/lib/modules/%s", uts.release);
 		make_dirs(dst);
 		try_mount(src, dst, "", MS_BIND, "");
 	}
-	mkdir("/root/run/lock", 01777);
-	mkdir("/root/run/vmctl", 0755);
-	try_mount("vmctl", "/root/run/vmctl", "9p", 0, P9_OPTIONS "none");
-	snprintf(dst, sizeof(dst), "/root%s", checkout);
+	mkdir("/sysroot/run/lock", 01777);
+	mkdir("/sysroot/run/vmctl", 0755);
+	try_mount("vmctl", "/sysroot/run/vmctl", "9p", 0, P9_OPTIONS "none");
+	snprintf(dst, sizeof(dst), "/sysroot%s", checkout);
 	make_dirs(dst);
 	try_mount("checkout", dst, "9p", 0, P9_OPTIONS "none");
 }
@@ -220,7 +220,7 @@ static int run_and_wait(void)
 
 int main(int argc, char **argv)
 {
-	static const char *const dirs[] = { "/proc", "/dev", "/lower", "/upper", "/root" };
+	static const char *const dirs[] = { "/proc", "/dev", "/lower", "/upper", "/sysroot" };
 	char rc[16];
 	int fd;
 
@@ -240,7 +240,7 @@ int main(int argc, char **argv)
 	read_cmdline();
 	mount_root();
 	mount_shares();
-	if (chroot("/root") || chdir("/")) {
+	if (chroot("/sysroot") || chdir("/")) {
 		dprintf(2, "vm-init: no root: %s\n", strerror(errno));
 		end_machine();
 	}
