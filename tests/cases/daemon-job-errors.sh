@@ -7,7 +7,7 @@
 # mem: 3072
 . "$(dirname "$0")/../lib-daemon.sh"
 require qemu-img qemu-io jq fallocate
-plan 63
+plan 65
 place 900
 load_module
 
@@ -47,6 +47,13 @@ as_before() { wait_for '[ "$(shape)" = "$before" ]' 10; is "$(shape)" "$before" 
 in_state() { refuses "$1 in $2" "^.*Job 'j' in state '$2' cannot accept command verb '$1'" "job-$1" "'id': 'j'"; }
 before=$(shape)
 target
+
+qemu-img create -q -f raw "$IMG/f" $size
+qdo blockdev-add "'driver': 'raw', 'node-name': 'r', 'file': {'driver': 'file', 'node-name': 'f', 'filename': '$IMG/f'}" >/dev/null
+for verb in backup mirror; do
+	refuses "$verb into a file's node" "Node 'f' is a file node: $verb needs raw or qcow2 nodes" "blockdev-$verb" "'device': 'hi', 'target': 'f', 'sync': 'full', 'job-id': 'k'"
+done
+del r >/dev/null
 
 # --- verbs in the wrong state, busy nodes ------------------------------------------------
 check "a slow mirror" mirror "'speed': 65536"

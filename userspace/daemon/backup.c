@@ -31,11 +31,8 @@ static int check_source(struct backup_args *a, struct err *e)
 			e, EINVAL,
 			"Node '%s' is a copy-before-write node: what it keeps is read through a snapshot-access node",
 			a->source->name);
-	if (node_is_protocol(a->source))
-		return err_set(e, EINVAL,
-			       "Node '%s' is a protocol node: backup needs raw or qcow2 nodes",
-			       a->source->name);
-	return node_check_free(a->source, e);
+	r = job_check_image(a->source, true, "backup", e);
+	return r ? r : node_check_free(a->source, e);
 }
 
 /* The target's own clusters are what is copied, where only parts of the disk are. */
@@ -46,17 +43,9 @@ static int check_target(const struct backup_args *a, struct err *e)
 
 	if (a->source == dest)
 		return err_set(e, EINVAL, "Source and target cannot be the same");
-	if (node_is_protocol(dest))
-		return err_set(e, EINVAL,
-			       "Node '%s' is a protocol node: backup needs raw or qcow2 nodes",
-			       dest->name);
-	r = node_check_free(dest, e);
+	r = job_check_target(dest, "backup", e);
 	if (r)
 		return r;
-	if (dest->users)
-		return err_set(e, EBUSY, "Node '%s' is busy: it is exported", dest->name);
-	if (dest->read_only)
-		return err_set(e, EACCES, "Block node '%s' is read-only", dest->name);
 	if (a->source->size != dest->size)
 		return err_set(e, EINVAL, "Source and target image have different sizes");
 	if (dest->driver == NODE_RAW && !a->force)

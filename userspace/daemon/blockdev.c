@@ -5,6 +5,7 @@
 #include "ctl.h"
 #include "node.h"
 #include "state.h"
+#include "view.h"
 
 static int blockdev_add(struct json *args, struct json **ret, struct err *e)
 {
@@ -17,10 +18,14 @@ static int blockdev_add(struct json *args, struct json **ret, struct err *e)
 
 static int blockdev_del(struct json *args, struct json **ret, struct err *e)
 {
+	struct view *v;
 	const char *name;
 	int r = json_need_str(args, "node-name", &name, e);
 
 	(void)ret;
+	v = r ? NULL : view_ending(node_find(name));
+	if (v) /* it says that somebody has its device open */
+		r = view_stop(v, e);
 	if (!r)
 		r = node_del(name, e);
 	return r ? r : state_save(e);

@@ -86,7 +86,11 @@ static int find_base(struct commit_args *a, struct err *e)
 /* Of what is to be changed nobody else may have use: it would be another disk's content, too. */
 static int check_shared(const struct commit_args *a, struct err *e)
 {
+	int r;
+
 	for (const struct node *n = a->top; n; n = n->backing) {
+		if (n != a->device && (r = view_check_ended(n, e)))
+			return r;
 		if (n != a->device && (n->parents > 1 || n->users))
 			return err_set(e, EBUSY,
 				       "Node '%s' is busy: it is used by others than '%s'", n->name,

@@ -4,6 +4,7 @@
 #include "../lib/list.h"
 #include "ctl.h"
 #include "node.h"
+#include "view.h"
 
 void (*ctl_after)(void);
 
@@ -99,6 +100,7 @@ static void command_work(void *arg)
 {
 	struct ctl_call *c = arg;
 
+	view_settle_ends();
 	node_drop_unused(); /* of an earlier daemon */
 	c->r = c->fn(c->args, &c->ret, &c->err);
 	node_drop_unused();

@@ -143,28 +143,15 @@ static void drop_node(struct node *n)
 	node_put(n);
 }
 
-static int check_format_node(const struct node *n, struct err *e)
-{
-	if (node_is_protocol(n) || node_is_filter(n))
-		return err_set(e, EINVAL,
-			       "Node '%s' is a %s node: copy-before-write needs raw or qcow2 nodes",
-			       n->name, node_driver_name(n->driver));
-	return node_check_free(n, e);
-}
-
 static int check_target(const struct node *file, const struct node *t, struct err *e)
 {
 	int r;
 
 	if (file == t)
 		return err_set(e, EINVAL, "Source and target cannot be the same");
-	r = check_format_node(t, e);
+	r = job_check_target(t, fleece_job.name, e);
 	if (r)
 		return r;
-	if (t->users)
-		return err_set(e, EBUSY, "Node '%s' is busy: it is exported", t->name);
-	if (t->read_only)
-		return err_set(e, EACCES, "Block node '%s' is read-only", t->name);
 	if (file->size != t->size)
 		return err_set(e, EINVAL, "Source and target image have different sizes");
 	if (t->backing || t->backing_name)
@@ -214,7 +201,9 @@ static int children_of(struct json *opts, const char *name, struct node **file,
 	if (!r && name) /* once more: a child may have taken it */
 		r = node_check_name(name, e);
 	if (!r)
-		r = check_format_node(*file, e);
+		r = job_check_image(*file, false, fleece_job.name, e);
+	if (!r)
+		r = node_check_free(*file, e);
 	return r ? r : check_target(*file, *target, e);
 }
 

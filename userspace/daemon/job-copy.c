@@ -153,10 +153,16 @@ void job_drop_kernel(struct job *j)
 	j->kernel_gone = true;
 }
 
+/* One that somebody has open still goes by itself; its image is free. */
 static int stop_view(struct view **v, struct err *e)
 {
 	int r = *v ? view_stop(*v, e) : 0;
 
+	if (r && (*v)->ending) {
+		log_notice("%s", e->msg);
+		err_clear(e);
+		r = 0;
+	}
 	core_lock();
 	if (!r)
 		*v = NULL;
@@ -306,6 +312,31 @@ int job_args_check(struct json *args, struct job_args *a, struct err *e)
 	if (!r)
 		r = kmod_ensure_livechain(NULL, e);
 	return r ? r : kmod_ensure_loop(e);
+}
+
+int job_check_image(const struct node *n, bool filter, const char *what, struct err *e)
+{
+	if (!node_is_protocol(n) && (filter || !node_is_filter(n)))
+		return 0;
+	return err_set(e, EINVAL, "Node '%s' is a %s node: %s needs raw or qcow2 nodes", n->name,
+		       node_driver_name(n->driver), what);
+}
+
+int job_check_target(const struct node *n, const char *what, struct err *e)
+{
+	int r = job_check_image(n, false, what, e);
+
+	if (!r)
+		r = node_check_free(n, e);
+	if (!r)
+		r = view_check_ended(n, e);
+	if (r)
+		return r;
+	if (n->users)
+		return err_set(e, EBUSY, "Node '%s' is busy: it is exported", n->name);
+	if (n->read_only)
+		return err_set(e, EACCES, "Block node '%s' is read-only", n->name);
+	return 0;
 }
 
 struct job *job_begin(const struct job_args *a, const struct job_type *type, uint64_t len)

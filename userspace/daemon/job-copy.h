@@ -81,6 +81,11 @@ int job_args_parse(struct json *args, struct job_args *a, struct err *e);
 /* What QEMU checks when it makes the job, after the command's own checks. Then @a->id is set. */
 int job_args_check(struct json *args, struct job_args *a, struct err *e);
 
+/* A job (@what, for the sentence) can copy @n: raw, qcow2 or, for who can read it, a @filter. */
+int job_check_image(const struct node *n, bool filter, const char *what, struct err *e);
+/* A job can write it: an image that nobody uses and that is not read-only. */
+int job_check_target(const struct node *n, const char *what, struct err *e);
+
 /* A job in `created`, announced. */
 struct job *job_begin(const struct job_args *a, const struct job_type *type, uint64_t len);
 /* Takes down what was built of it; it is gone. Returns @r. */

@@ -77,11 +77,7 @@ static int find_source(struct mirror_args *a, struct err *e)
 		return r;
 	if (a->source->job || a->source->parents)
 		return err_set(e, EBUSY, "Need a root block node");
-	if (node_is_protocol(a->source))
-		return err_set(e, EINVAL,
-			       "Node '%s' is a protocol node: mirror needs raw or qcow2 nodes",
-			       a->source->name);
-	return 0;
+	return job_check_image(a->source, true, "mirror", e);
 }
 
 /* The order of QEMU's checks. */
@@ -106,22 +102,11 @@ static int check_arguments(struct mirror_args *a, struct err *e)
 static int check_target(const struct mirror_args *a, struct err *e)
 {
 	const struct node *t = a->dest;
-	int r;
+	int r = job_check_target(t, "mirror", e);
 
-	if (node_is_protocol(t))
-		return err_set(e, EINVAL,
-			       "Node '%s' is a protocol node: mirror needs raw or qcow2 nodes",
-			       t->name);
-	r = node_check_free(t, e);
-	if (r)
-		return r;
-	if (t->users)
-		return err_set(e, EBUSY, "Node '%s' is busy: it is exported", t->name);
-	if (t->read_only)
-		return err_set(e, EACCES, "Block node '%s' is read-only", t->name);
-	if (t->driver == NODE_RAW && !a->force)
-		return probe_refuse_used(t->file->fd, t->file->filename, e);
-	return 0;
+	if (!r && t->driver == NODE_RAW && !a->force)
+		r = probe_refuse_used(t->file->fd, t->file->filename, e);
+	return r;
 }
 
 static int parse(struct json *args, struct mirror_args *a, struct err *e)

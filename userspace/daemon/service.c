@@ -293,6 +293,8 @@ static int serve_space(struct view *v, int id, int (*fn)(struct view *, int, uin
 
 	if (!l || !l->node || l->node->driver != NODE_QCOW2)
 		return 0;
+	if (v->ending) /* who has its device open reads; what they write has no place */
+		return view_message(v, NULL, NULL, "layer %d error", v->active);
 	r = fn(v, id, arg, &e);
 	if (r == -ENOSPC)
 		no_space(v, l->node, &e);

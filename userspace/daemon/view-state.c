@@ -283,8 +283,5 @@ int view_restore(struct json *views, struct err *e)
 
 int view_drop_unknown_layers(struct view *v, struct err *e)
 {
-	if (!v->stale)
-		return 0;
-	v->stale = false;
-	return view_reload(v, e);
+	return v->stale ? view_reload(v, e) : 0;
 }

@@ -114,5 +114,6 @@ int view_reload(struct view *v, struct err *e)
 		err_clear(&one);
 		r = reload_once(v, &one);
 	} while (view_try_again(r, &tries));
+	v->stale = v->stale && r;
 	return r ? err_set(e, one.code, "%s", one.msg) : 0;
 }

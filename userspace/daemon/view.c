@@ -39,7 +39,7 @@ struct view *view_of_top(const struct node *n)
 	struct view *v;
 
 	list_for_each(v, &view_list, link) {
-		if (v->top == n || (n && v->next_top == n))
+		if (!v->ending && (v->top == n || (n && v->next_top == n)))
 			return v;
 	}
 	return NULL;
@@ -335,6 +335,7 @@ int view_add_layer(struct view *v, struct node *node, dev_t devno, bool dest, st
 	pthread_mutex_lock(&v->lock);
 	view_pop_layer(v, id);
 	pthread_mutex_unlock(&v->lock);
+	v->stale = true; /* others may have made it live all the same */
 	return r;
 }
 
@@ -343,7 +344,8 @@ int view_drop_layer(struct view *v, int id, struct err *e)
 	pthread_mutex_lock(&v->lock);
 	view_pop_layer(v, id);
 	pthread_mutex_unlock(&v->lock);
-	return view_reload(v, e);
+	v->stale = true;
+	return view_drop_unknown_layers(v, e);
 }
 
 static int describe_layer(struct view *v, int id, struct err *e)
@@ -555,7 +557,7 @@ int view_start(struct node *top, const char *dm, bool writable, bool internal, s
 	if (!r)
 		r = create_device(v, e);
 	if (r) {
-		if (!v->dead)
+		if (!v->dead && !v->ending)
 			view_abandon(v);
 		return r;
 	}

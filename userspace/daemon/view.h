@@ -89,6 +89,7 @@ struct view {
 	bool nospace;	       /* the image's place is full; retried */
 	char trouble[ERR_MSG_MAX]; /* last said of a request that could not be served */
 	bool failed;	       /* the kernel has made it read-only */
+	bool ending;	       /* nobody's any more, but its device was open: view_settle_ends() */
 	bool held;	       /* the service leaves it alone: its device changes hands */
 	bool strict;	       /* damage ends a load; otherwise it is loaded as errors */
 	struct view_lost *lost; /* what could not be read, and is tried again */
@@ -111,8 +112,12 @@ extern struct list view_list;
 
 /* By name of its device; NULL if there is none. */
 struct view *view_find(const char *dm);
-/* The view whose chain's top is @n, or is about to be; NULL. */
+/* The view whose chain's top is @n, or is about to be; NULL. Not one that ends. */
 struct view *view_of_top(const struct node *n);
+/* One of @top that ends, as soon as nobody has its device open; NULL. */
+struct view *view_ending(const struct node *top);
+/* -EBUSY, with a sentence, if there is one. */
+int view_check_ended(const struct node *top, struct err *e);
 
 /*
  * Makes /dev/mapper/@dm from the chain under @top, writable or not, with its first slices
@@ -122,10 +127,15 @@ int view_start(struct node *top, const char *dm, bool writable, bool internal, s
 	       struct err *e);
 
 /*
- * Ends it: commits, takes unused grants back, removes the device. -EBUSY, with everything as it
- * was, while someone has the device open.
+ * Ends it: commits, takes unused grants back, removes the device. -EBUSY while someone has the
+ * device open: a disk is as it was; an internal one, after a moment's wait, is @ending: it can be
+ * read, its image is free for others, its owner may forget it.
  */
 int view_stop(struct view *v, struct err *e);
+
+/* Tries again what could not be taken down: layers that are in live tables still, views that end.
+ */
+void view_settle_ends(void);
 
 /* Forgets the view and leaves the device as it is (the daemon ends, the guest goes on). */
 void view_abandon(struct view *v);
@@ -233,7 +243,7 @@ struct json *view_save(void);
 /* Takes up what a former daemon left; a device that is gone is skipped, with a line in the log. */
 int view_restore(struct json *views, struct err *e);
 
-/* After a restart: drops what the live table has and the state does not know. */
+/* Drops what the live table has and we do not know, if there is any. */
 int view_drop_unknown_layers(struct view *v, struct err *e);
 
 /* For view-state.c. */
