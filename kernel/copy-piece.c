@@ -116,14 +116,27 @@ void lc_piece_to_background(struct lc_piece *p)
 	p->job->background++;
 }
 
+/* Clear @nr bits, all of them set, while others set bits: word by word, for holes have millions. */
+static void clear_run(unsigned long *bits, u64 bit, u64 nr)
+{
+	u64 end = bit + nr;
+
+	while (bit < end) {
+		if (bit % BITS_PER_LONG || end - bit < BITS_PER_LONG) {
+			clear_bit(bit++, bits);
+			continue;
+		}
+		xchg(&bits[BIT_WORD(bit)], 0);
+		bit += BITS_PER_LONG;
+	}
+}
+
 /* The piece's grains are taken out of what is to be done; never while a writer may look. */
 static void piece_claim(struct lc_piece *p)
 {
 	struct lc_job *job = p->job;
-	u64 i;
 
-	for (i = 0; i < p->nr; i++)
-		clear_bit(p->grain + i, job->todo);
+	clear_run(job->todo, p->grain, p->nr);
 	atomic64_sub(p->nr, &job->left);
 	if (!job->track)
 		return;
