@@ -83,22 +83,47 @@ static int find_base(struct commit_args *a, struct err *e)
 	return 0;
 }
 
+/* Who is above @n besides its overlay @over, and would read something else after the commit. */
+static const struct node *other_parent(const struct node *n, const struct node *over)
+{
+	const struct node *p;
+
+	list_for_each (p, &node_list, link) {
+		if (p != over && (p->backing == n || p->filtered == n || p->target == n))
+			return p;
+	}
+	return NULL;
+}
+
+static int check_private(const struct commit_args *a, const struct node *n, const struct node *over,
+			 struct err *e)
+{
+	const struct node *p = other_parent(n, over);
+	int r = view_check_ended(n, e);
+
+	if (r)
+		return r;
+	if (p)
+		return err_set(e, EBUSY,
+			       "Node '%s' is busy: it is below node '%s', too, which would change: "
+			       "blockdev-del that first",
+			       node_shown(n)->name, node_shown(p)->name);
+	return !n->users ? 0
+			 : err_set(e, EBUSY, "Node '%s' is busy: it is used by others than '%s'",
+				   node_shown(n)->name, a->device->name);
+}
+
 /* Of what is to be changed nobody else may have use: it would be another disk's content, too. */
 static int check_shared(const struct commit_args *a, struct err *e)
 {
+	const struct node *over = a->overlay, *n = a->top;
 	int r;
 
-	for (const struct node *n = a->top; n; n = n->backing) {
-		if (n != a->device && (r = view_check_ended(n, e)))
+	for (;; over = n, n = n->backing) {
+		r = n != a->device ? check_private(a, n, over, e) : 0;
+		if (r || n == a->base)
 			return r;
-		if (n != a->device && (n->parents > 1 || n->users))
-			return err_set(e, EBUSY,
-				       "Node '%s' is busy: it is used by others than '%s'", n->name,
-				       a->device->name);
-		if (n == a->base)
-			break;
 	}
-	return 0;
 }
 
 static int check_chain(struct commit_args *a, struct err *e)
@@ -228,13 +253,20 @@ static unsigned committed(struct job *j, const struct node *overlay, struct node
 	return n;
 }
 
-/* They show part of what has been committed; the chain has left them, durably. */
-static void mark(struct node **nodes, unsigned nr, const struct node *base)
+/*
+ * The chain has left the images @nodes, durably: they show part of what has been committed, and the
+ * lowest has no use for the base any more, which may become a disk's active image.
+ */
+static void retire(struct job *j, struct node **nodes, unsigned nr)
 {
+	struct node *base = j->target_node;
 	_cleanup_free_ char *why = xasprintf("it was committed into '%s'", base->file->filename);
 
-	for (unsigned i = 0; i < nr; i++)
+	for (unsigned i = 0; i < nr; i++) {
+		if (nodes[i]->backing == base)
+			views_set_backing(nodes[i], NULL);
 		node_mark_invalid(nodes[i], why);
+	}
 }
 
 /* ---- the end of an intermediate one ------------------------------------------------------ */
@@ -273,7 +305,7 @@ static int commit_finish(struct job *j, struct err *e)
 	if (!r)
 		r = views_forget_nodes(overlay, gone, n, e);
 	if (!r)
-		mark(gone, n, base);
+		retire(j, gone, n);
 	return r;
 }
 
@@ -285,17 +317,6 @@ const struct job_type commit_job = {
 
 /* ---- the end of an active one ------------------------------------------------------------- */
 
-/* What was committed is no disk's any more; its lowest image has no use for the base. */
-static void cut(struct job *j, struct node *base)
-{
-	struct node *n = j->source_node;
-
-	while (n->backing && n->backing != base)
-		n = n->backing;
-	if (n->backing == base)
-		views_set_backing(n, NULL);
-}
-
 static int active_commit_finish(struct job *j, struct err *e)
 {
 	_cleanup_free_ struct node **gone = xcalloc(j->nr_chain + 1, sizeof(*gone));
@@ -305,8 +326,7 @@ static int active_commit_finish(struct job *j, struct err *e)
 	if (r)
 		return r;
 	node_stay_writable(base);
-	cut(j, base);
-	mark(gone, committed(j, NULL, gone), base);
+	retire(j, gone, committed(j, NULL, gone));
 	return 0;
 }
 

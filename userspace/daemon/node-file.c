@@ -143,7 +143,8 @@ int node_layer_device(struct node *n, dev_t *ret, struct err *e)
 	struct node *p = node_protocol(n);
 	struct loop_options opt = {
 		.path = p->filename,
-		.read_only = p->read_only,
+		/* also for a backing image: a commit may be going to write it */
+		.read_only = !fd_can_write(p->fd),
 	};
 	int r;
 

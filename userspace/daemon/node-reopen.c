@@ -18,11 +18,6 @@
 #include "node.h"
 #include "view.h"
 
-static bool can_write(int fd)
-{
-	return (fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDWR;
-}
-
 static int open_writable(const struct node *p, int *ret, struct err *e)
 {
 	_cleanup_close_ int fd = open(p->filename, O_RDWR | O_DIRECT | O_CLOEXEC | O_NONBLOCK);
@@ -138,7 +133,8 @@ int node_make_writable(struct node *n, struct err *e)
 
 	if (!n->read_only)
 		return 0;
-	if (!p->lock_adopted && can_write(p->fd) && (n->driver == NODE_RAW || n->info.writable)) {
+	if (!p->lock_adopted && fd_can_write(p->fd) &&
+	    (n->driver == NODE_RAW || n->info.writable)) {
 		r = upgrade(n, e);
 	} else {
 		r = open_writable(p, &fd, e);

@@ -214,6 +214,11 @@ int path_mkdirs(const char *path, unsigned mode, struct err *e)
 	return 0;
 }
 
+bool fd_can_write(int fd)
+{
+	return (fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDWR;
+}
+
 int write_all(int fd, const void *buf, size_t len)
 {
 	const char *p = buf;

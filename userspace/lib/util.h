@@ -58,6 +58,8 @@ char *path_dir(const char *path);
 /* mkdir -p with @mode for what is missing. */
 int path_mkdirs(const char *path, unsigned mode, struct err *e);
 
+/* Whether @fd was opened for writing as well. */
+bool fd_can_write(int fd);
 /* All of @len bytes, through EINTR and short writes; 0 or -errno. */
 int write_all(int fd, const void *buf, size_t len);
 /* The whole of a file up to @max bytes, NUL-terminated, owned by the caller; -EFBIG beyond. */
