@@ -16,7 +16,10 @@ place() {
 }
 
 # qdo COMMAND [ARGUMENTS]: qdo job-cancel "'id': 'b0'"
-qdo() { qmp "{'execute': '$1'${2:+, 'arguments': {$2}}}"; }
+qdo() {
+	local args=${2:+", 'arguments': {$2}"}
+	qmp "{'execute': '$1'$args}"
+}
 
 # node NAME FILE [DRIVER] [MORE]: the arguments of a blockdev-add; a file below it.
 node() {

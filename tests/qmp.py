@@ -21,6 +21,7 @@ class Client:
     def __init__(self, path, on_event, timeout=TIMEOUT):
         self.on_event = on_event
         self.buf = b""
+        self.strays = []    # answers to nothing
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(timeout)
         self.sock.connect(path)
@@ -76,6 +77,8 @@ class Client:
             msg = json.loads(line)
             if "event" in msg:
                 self.on_event(msg)
+            else:
+                self.strays.append(msg)
 
 
 def serve(events_path, path):
@@ -117,6 +120,8 @@ def serve(events_path, path):
                     connect()
                 reply = client.command(text)
                 client.drain()
+                if client.strays:
+                    raise ValueError("more answers than commands: %s" % client.strays)
             except (OSError, ValueError) as e:
                 drop()
                 return "error " + json.dumps({"class": "Connection", "desc": str(e)})

@@ -22,8 +22,9 @@ ok $? "two disks are attached"
 sync_of() { echo "{'type': 'blockdev-snapshot-sync', 'data': {'device': '$1', 'snapshot-file': '$IMG/$2', 'snapshot-node-name': '$2'}}"; }
 backup_of() { echo "{'type': 'blockdev-backup', 'data': {'device': '$1', 'target': '$2', 'sync': 'full', 'job-id': 'j$1'${3:+, $3}}}"; }
 # txn ACTIONS [MODE]
-txn() { qdo transaction "'actions': [$1]${2:+, 'properties': {'completion-mode': '$2'}}"; }
-txn_fails() { refuses "$1" "$2" transaction "'actions': [$3]${4:+, 'properties': {'completion-mode': '$4'}}"; }
+mode() { [ -z "${1:-}" ] || echo ", 'properties': {'completion-mode': '$1'}"; }
+txn() { qdo transaction "'actions': [$1]$(mode "${2:-}")"; }
+txn_fails() { refuses "$1" "$2" transaction "'actions': [$3]$(mode "${4:-}")"; }
 tops() { qdo query-block | jq -r '[.[].inserted."node-name"] | sort | join(" ")'; }
 target() { qemu-img create -q -f "${2:-qcow2}" "$IMG/$1" "${3:-$size}" && add "$1" "$IMG/$1" "${2:-qcow2}" >/dev/null; }
 shape() { qdo query-named-block-nodes "'flat': true" | jq -r '.[]."node-name"' | sort; dmsetup table | sed 's/ livechain [^ ]*//'; ls "$IMG"; }
