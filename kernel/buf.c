@@ -63,18 +63,22 @@ int lc_buf_init(struct lc_bufs *bufs, unsigned int nr)
 	spin_lock_init(&bufs->lock);
 	INIT_LIST_HEAD(&bufs->waiters);
 	bufs->taken = false;
+	bufs->nr_spares = 0;
 	bufs->reserve = buf_alloc(nr, GFP_KERNEL);
 	return bufs->reserve ? 0 : -ENOMEM;
 }
 
 void lc_buf_exit(struct lc_bufs *bufs)
 {
+	while (bufs->nr_spares)
+		buf_free(bufs->spare[--bufs->nr_spares]);
 	buf_free(bufs->reserve);
 }
 
 int lc_buf_grow(struct lc_bufs *bufs, unsigned int nr)
 {
-	struct lc_buf *buf, *old = NULL;
+	struct lc_buf *buf, *old = NULL, *spare[LC_BUF_SPARES];
+	unsigned int nr_spares;
 
 	if (READ_ONCE(bufs->reserve)->nr >= nr)
 		return 0;
@@ -82,12 +86,17 @@ int lc_buf_grow(struct lc_bufs *bufs, unsigned int nr)
 	if (!buf)
 		return -ENOMEM;
 	spin_lock(&bufs->lock);
+	nr_spares = bufs->nr_spares;
+	memcpy(spare, bufs->spare, nr_spares * sizeof(*spare));
+	bufs->nr_spares = 0;
 	/* One that is taken is freed by lc_buf_put(): it is not the reserve any more. */
 	if (!bufs->taken)
 		old = bufs->reserve;
 	bufs->reserve = buf;
 	bufs->taken = false;
 	spin_unlock(&bufs->lock);
+	while (nr_spares)
+		buf_free(spare[--nr_spares]);
 	if (old)
 		buf_free(old);
 	return 0;
@@ -95,8 +104,14 @@ int lc_buf_grow(struct lc_bufs *bufs, unsigned int nr)
 
 struct lc_buf *lc_buf_get(struct lc_bufs *bufs, unsigned int nr, struct lc_buf_waiter *w)
 {
-	struct lc_buf *buf = buf_alloc(nr, GFP_NOIO | __GFP_NORETRY | __GFP_NOWARN);
+	struct lc_buf *buf = NULL;
 
+	spin_lock(&bufs->lock);
+	if (bufs->nr_spares && bufs->reserve->nr == nr)
+		buf = bufs->spare[--bufs->nr_spares];
+	spin_unlock(&bufs->lock);
+	if (!buf)
+		buf = buf_alloc(nr, GFP_NOIO | __GFP_NORETRY | __GFP_NOWARN);
 	if (buf)
 		return buf;
 	spin_lock(&bufs->lock);
@@ -117,6 +132,10 @@ void lc_buf_put(struct lc_bufs *bufs, struct lc_buf *buf)
 	spin_lock(&bufs->lock);
 	if (buf == bufs->reserve) {
 		bufs->taken = false;
+		buf = NULL;
+	} else if (buf->nr == bufs->reserve->nr && buf->nr <= LC_BUF_SPARE_PAGES &&
+		   bufs->nr_spares < LC_BUF_SPARES) {
+		bufs->spare[bufs->nr_spares++] = buf;
 		buf = NULL;
 	}
 	w = list_first_entry_or_null(&bufs->waiters, struct lc_buf_waiter, list);

@@ -17,8 +17,14 @@ struct lc_buf {
 	struct page *page[];
 };
 
+/* So many that were put are kept, if they are small: a kernel may clear each page that it gives. */
+#define LC_BUF_SPARES	   8
+#define LC_BUF_SPARE_PAGES (65536 >> PAGE_SHIFT)
+
 struct lc_bufs {
 	spinlock_t lock;
+	struct lc_buf *spare[LC_BUF_SPARES]; /* all of the reserve's size */
+	unsigned int nr_spares;
 	struct lc_buf *reserve;
 	bool taken;
 	struct list_head waiters;	/* struct lc_buf_waiter, for the reserve */

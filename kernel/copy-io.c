@@ -97,15 +97,25 @@ static unsigned int add_bufs(struct bio *bio, struct lc_piece *p, unsigned int o
 	return added;
 }
 
+/* The most segments that @bytes of the piece's memory at @off are: few if it came in whole blocks.
+ */
+static unsigned int segments(struct lc_piece *p, unsigned int off, unsigned int bytes)
+{
+	unsigned int i, n = 0;
+
+	for (i = off / LC_BUF_BYTES; i <= (off + bytes - 1) / LC_BUF_BYTES; i++)
+		n += p->buf[i]->contiguous ? 1 : LC_BUF_PAGES;
+	return min_t(unsigned int, BIO_MAX_VECS, n);
+}
+
 void lc_piece_submit(struct lc_piece *p, blk_opf_t opf, struct block_device *bdev,
 		     sector_t sector, unsigned int off, unsigned int bytes)
 {
-	unsigned int len, vecs;
+	unsigned int len;
 	struct bio *bio;
 
 	while (bytes) {
-		vecs = min_t(unsigned int, BIO_MAX_VECS, DIV_ROUND_UP(bytes, PAGE_SIZE) + 1);
-		bio = piece_bio(p, bdev, opf, sector, vecs);
+		bio = piece_bio(p, bdev, opf, sector, segments(p, off, bytes));
 		len = add_bufs(bio, p, off, bytes);
 		submit_bio_noacct(bio);
 		sector += len >> SECTOR_SHIFT;
