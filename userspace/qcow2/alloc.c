@@ -117,29 +117,21 @@ static int __find_used(struct qcow2 *img, uint64_t first, uint64_t n, uint64_t *
 /* A block device has no end of file: the image ends behind the last refcount. */
 static int __find_end(struct qcow2 *img, struct err *e)
 {
-	uint64_t idx = img->rc.entries;
-	enum rc_state state;
-	int r;
+	uint64_t idx = img->rc.entries, last;
+	int r = -ENOENT;
 
 	if (img->end)
 		return 0;
-	while (idx-- > 0) {
-		uint64_t first = idx << img->rc.block_bits;
-		uint64_t c = (idx + 1) << img->rc.block_bits;
-
-		while (img->rc.table[idx] && c-- > first) {
-			r = __rc_state(img, c, &state, e);
-			if (r < 0)
-				return r;
-			if (state == RC_FREE)
-				continue;
-			if (c >= img->io->capacity >> img->hdr.cluster_bits)
-				return img_err(img->io, e, EUCLEAN,
-					       "it uses clusters behind the end of its block "
-					       "device; " CHECK_HINT);
-			img->end = c + 1;
-			return 0;
-		}
+	while (r == -ENOENT && idx-- > 0)
+		r = img->rc.table[idx] ? __rc_last(img, idx, &last, e) : -ENOENT;
+	if (r < 0 && r != -ENOENT)
+		return r;
+	if (r == 0 && last >= img->io->capacity >> img->hdr.cluster_bits)
+		return img_err(img->io, e, EUCLEAN,
+			       "it uses clusters behind the end of its block device; " CHECK_HINT);
+	if (r == 0) {
+		img->end = last + 1;
+		return 0;
 	}
 	return img_err(img->io, e, EUCLEAN, "all its refcounts are 0; " CHECK_HINT);
 }

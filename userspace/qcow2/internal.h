@@ -196,6 +196,8 @@ int __rc_load(struct qcow2 *img, struct err *e);
 void rc_done(struct refcounts *rc);
 int __rc_get(struct qcow2 *img, uint64_t cluster, uint64_t *ret, struct err *e);
 int __rc_state(struct qcow2 *img, uint64_t cluster, enum rc_state *ret, struct err *e);
+/* The last cluster in use of those in the refcount block @idx, which is there; -ENOENT: none. */
+int __rc_last(struct qcow2 *img, uint64_t idx, uint64_t *ret, struct err *e);
 /*
  * Sets @n refcounts; there must be blocks for all of them. An error leaves
  * part of them set: the caller marks the image failed.

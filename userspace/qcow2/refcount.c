@@ -143,8 +143,17 @@ static int slot_take(struct qcow2 *img, uint64_t idx, struct refblock **ret, str
 	return 0;
 }
 
+static bool all_free(const uint8_t *eight)
+{
+	uint64_t v;
+
+	memcpy(&v, eight, 8);
+	return !v;
+}
+
 static int build_summary(struct qcow2 *img, struct refblock *s, struct err *e)
 {
+	const uint64_t step = 64u >> img->rc.order; /* entries in eight bytes */
 	uint8_t *sum;
 
 	if (img->rc.summary[s->idx])
@@ -152,11 +161,11 @@ static int build_summary(struct qcow2 *img, struct refblock *s, struct err *e)
 	sum = sum_new(img, e);
 	if (!sum)
 		return -ENOMEM;
-	for (uint64_t i = 0; i < block_entries(img); i++) {
-		uint64_t v = rb_get(s->data, img->rc.order, i);
-
-		if (v)
-			sum_set(sum, i, v);
+	for (uint64_t i = 0; i < block_entries(img); i += step) {
+		if (all_free(s->data + i / step * 8))
+			continue;
+		for (uint64_t n = i; n < i + step; n++)
+			sum_set(sum, n, rb_get(s->data, img->rc.order, n));
 	}
 	img->rc.summary[s->idx] = sum;
 	return 0;
@@ -227,6 +236,26 @@ int __rc_state(struct qcow2 *img, uint64_t cluster, enum rc_state *ret, struct e
 	if (r == 0)
 		*ret = sum_get(img->rc.summary[idx], cluster & (block_entries(img) - 1));
 	return r;
+}
+
+int __rc_last(struct qcow2 *img, uint64_t idx, uint64_t *ret, struct err *e)
+{
+	uint64_t first = idx << img->rc.block_bits;
+	struct refblock *s;
+	int r;
+
+	r = img->rc.summary[idx] ? 0 : slot_get(img, idx, &s, e);
+	if (r < 0)
+		return r;
+	for (uint64_t i = block_entries(img); i-- > 0;) {
+		if (i % 4 == 3 && !img->rc.summary[idx][i / 4])
+			i -= 3;
+		else if (sum_get(img->rc.summary[idx], i) != RC_FREE) {
+			*ret = first + i;
+			return 0;
+		}
+	}
+	return -ENOENT;
 }
 
 static void dirty(struct refblock *s, unsigned int order, uint64_t first, uint64_t n)
