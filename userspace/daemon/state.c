@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
 #include <unistd.h>
 
 #include "../lib/log.h"
@@ -16,25 +18,33 @@
 #define STATE_FORMAT 1
 #define STATE_MAX    (64u << 20)
 
-static char *boot_id(void)
+static char boot[64] = "unknown";
+
+static void read_boot_id(void)
 {
-	char *id = NULL;
+	_cleanup_free_ char *id = NULL;
 	size_t len;
 
-	if (read_file("/proc/sys/kernel/random/boot_id", 128, &id, &len, NULL))
-		return xstrdup("unknown");
-	id[strcspn(id, "\n")] = '\0';
-	return id;
+	if (!read_file("/proc/sys/kernel/random/boot_id", sizeof(boot) - 1, &id, &len, NULL))
+		snprintf(boot, sizeof(boot), "%.*s", (int)strcspn(id, "\n"), id);
+}
+
+static const char *boot_id(void)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+	pthread_once(&once, read_boot_id);
+	return boot;
 }
 
 int state_save(struct err *e)
 {
 	_cleanup_free_ char *path = path_join(the_daemon->state_dir, "state.json");
-	_cleanup_free_ char *boot = boot_id(), *text = NULL;
+	_cleanup_free_ char *text = NULL;
 	_cleanup_json_ struct json *j =
-		json_pack("{s:i, s:s, s:o, s:o, s:o, s:o}", "format", STATE_FORMAT, "boot", boot,
-			  "nodes", node_save(), "views", view_save(), "exports", export_save(),
-			  "jobs", job_save());
+		json_pack("{s:i, s:s, s:o, s:o, s:o, s:o}", "format", STATE_FORMAT, "boot",
+			  boot_id(), "nodes", node_save(), "views", view_save(), "exports",
+			  export_save(), "jobs", job_save());
 	int r;
 
 	text = json_text(j);
@@ -195,7 +205,7 @@ static void tell_images(struct json *j)
 int state_restore(struct err *e)
 {
 	_cleanup_free_ char *path = path_join(the_daemon->state_dir, "state.json");
-	_cleanup_free_ char *boot = boot_id(), *text = NULL;
+	_cleanup_free_ char *text = NULL;
 	_cleanup_json_ struct json *j = NULL;
 	const char *saved;
 	size_t len;
@@ -212,7 +222,7 @@ int state_restore(struct err *e)
 		return -EINVAL;
 	}
 	saved = json_str_of(json_get(j, "boot"));
-	if (!saved || !streq(saved, boot)) {
+	if (!saved || !streq(saved, boot_id())) {
 		log_notice("the machine was started anew: nodes and devices of the last run are gone");
 		tell_images(j);
 		return 0;
