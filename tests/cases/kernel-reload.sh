@@ -18,7 +18,7 @@ for ((b = 0; b < nr / 128; b += 512)); do msg kre0 "map 1 $b 512:d:0:$((b * 128)
 read -r major minor < <(dmsetup info -c --noheadings -o major,minor --separator ' ' kre0)
 mknod "$T/disk" b "$major" "$minor"
 fio --name=v --filename="$T/disk" --rw=randwrite --bsrange=4k-64k --ioengine=libaio --direct=1 --iodepth=8 \
-	--randseed="$SEED" --time_based --runtime=900 --verify=crc32c --verify_backlog=64 --fsync=64 >"$T/fio" 2>&1 &
+	--randseed="$SEED" --time_based --runtime=900 --verify=crc32c --verify_backlog=64 --verify_state_save=0 --fsync=64 >"$T/fio" 2>&1 &
 fio=$!
 wait_for '[ "$(awk "{print \$5}" /sys/dev/block/'"$major:$minor"'/stat)" -gt 100 ]' 30
 ok $? "the guest writes"
