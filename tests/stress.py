@@ -495,8 +495,8 @@ class Runner:
                 if not self.fates[n] and not any(d.counts[n] for d in self.disks)]
 
     def goes_on(self, end):
-        """A slow machine has six times as much again to do each operation once."""
-        return self.args.seconds >= MINUTE and time.monotonic() < end + 6 * self.args.seconds and \
+        """A slow machine has three times as much again to do each operation once."""
+        return self.args.seconds >= MINUTE and time.monotonic() < end + 3 * self.args.seconds and \
             self.undone([*OPS, *FATES])
 
     def pick(self, names, rng):
@@ -620,7 +620,7 @@ def main():
     p.add_argument("--verbose", action="store_true")
     args = p.parse_args()
     sys.stdout.reconfigure(line_buffering=True)
-    faulthandler.dump_traceback_later(7 * args.seconds + 8 * stress_world.PATIENCE, exit=True)
+    faulthandler.dump_traceback_later(4 * args.seconds + 8 * stress_world.PATIENCE, exit=True)
     if args.chain:
         OPS.update(stress_chain.OPS)
     status = Runner(args).run()

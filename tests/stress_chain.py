@@ -9,6 +9,10 @@ import stress_world
 from stress_world import Refused, Wrong
 
 
+# What a job may fail with when the daemon has been killed.
+OF_DEATH = "lost the job", "the daemon ended while it"
+
+
 def chain_now(d):
     """The files of the disk's images, top first, as the daemon has them."""
     for x in d.client.ask("query-block"):
@@ -63,7 +67,7 @@ def chain_job(d, verb, after, **arguments):
     d.client.sure(lambda: job_now(d, name) or d.daemon.quits != quits, verb, job_id=name,
                   auto_dismiss=False, **arguments)
     error = follow(d, name, quits)
-    if error and error != "quit" and not ("lost the job" in error and d.daemon.kills != kills):
+    if error and error != "quit" and (d.daemon.kills == kills or not any(w in error for w in OF_DEATH)):
         raise Wrong("%s: %s" % (verb, error))
     now = chain_now(d)
     if now == [path for path, _ in after]:
@@ -74,13 +78,24 @@ def chain_job(d, verb, after, **arguments):
     d.counts[verb + (" cut short" if error else "")] += 1
 
 
+def drop_left(d):
+    """Our nodes of images that have left the chain, newest first: nothing is committed into what is below one."""
+    files = {n["node-name"]: n["file"] for n in d.client.ask("query-named-block-nodes", flat=True)}
+    now = {path for path, _ in d.chain}
+    for node in d.own_nodes():
+        if node.split("-")[1][0] in "omn" and files.get(node, d.chain[0][0]) not in now:
+            d.delete(node)
+
+
 def stream(d):
     """What is between the top and a base, or all, goes into the top."""
     if d.job or len(d.chain) < 2:
         return False
     base = d.rng.randrange(2, len(d.chain) + 1)
     more = {"base": d.chain[base][0]} if base < len(d.chain) else {}
-    return chain_job(d, "block-stream", d.chain[:1] + d.chain[base:], device=d.top()[0], **more)
+    chain_job(d, "block-stream", d.chain[:1] + d.chain[base:], device=d.top()[0], **more)
+    drop_left(d)
+    return None
 
 
 def commit(d):

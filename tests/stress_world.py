@@ -106,10 +106,11 @@ class Daemon:
             try:
                 if not self.busy.wait_for(lambda: not self.holders, 20):
                     return False
+                # in this order: a job that it takes away was begun by who has read `quits` before
+                self.up.clear()
                 self.quits += 1
                 client = qmp.Client(self.socket, lambda e: None)
                 client.negotiate()
-                self.up.clear()
                 client.command('{"execute": "quit"}')
                 if self.process.wait(PATIENCE):
                     raise Wrong("after quit its status is %d" % self.process.returncode)

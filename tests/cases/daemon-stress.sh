@@ -2,19 +2,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Several busy disks, operations at random, a daemon that is killed and restarted, little memory.
 #
-# LIVECHAIN_SECONDS=N: how long (150; 3600 and more for a thorough one); repeat a failure with
+# LIVECHAIN_SECONDS=N: how long (300; 3600 and more for a thorough one); repeat a failure with
 #	LIVECHAIN_SEED=N LIVECHAIN_SECONDS=S tests/run daemon-stress
 # LIVECHAIN_VERBOSE=1: tell each operation. LIVECHAIN_STRESS=chain: stream, commit and mirror as well, which
 # make check leaves out till many seeds have passed.
 # kernels: 6.1 debug
-# timeout: 900
+# timeout: 1500
 # mem: 3072
 # races: processors that run at once
 . "$(dirname "$0")/../lib-daemon.sh"
 . "$(dirname "$0")/../lib-memory.sh"
 require qemu-img fio
 plan 6
-seconds=${LIVECHAIN_SECONDS:-150}
+seconds=${LIVECHAIN_SECONDS:-300}
 modprobe -q loop
 mkram 3 1000
 mkfs_mount /dev/ram0 "$T/img"
