@@ -6,7 +6,7 @@
 # timeout: 200
 . "$(dirname "$0")/../lib-daemon.sh"
 require qemu-img qemu-io jq
-plan 22
+plan 24
 place 200
 load_module
 start_daemon
@@ -24,18 +24,18 @@ commit() {
 	qdo block-commit "'device': 'd', 'job-id': 'j', $1"
 }
 
-image a 4M && image b 4M a && image c 4M b && image d 4M c && image sibling 4M a
+image a 4M && image b 4M a && image c 4M b && image d 4M c && image sibling 4M a && image cousin 4M sibling
 for i in a b c d; do
 	qemu-io -f qcow2 -c "write -q -P $((16#$i)) 64k 1M" -c "write -q -P $((16#$i)) $((16#$i % 4))M 200k" "$IMG/$i" >/dev/null
 done
 raw_of "$IMG/d" "$IMG/model"
-check "nodes" eval 'node a && node b a && node c b && node d c && node sibling a'
+check "nodes" eval 'node a && node b a && node c b && node d c && node sibling a && node cousin sibling'
 check "a disk" attach d vm1
 load /dev/mapper/vm1 "$IMG/model" "$SEED" --threads 2
 ok $? "under load"
 
 refuses "a commit would change what another node reads" \
-	"Node 'a' is busy: it is below node 'sibling', too, which would change: blockdev-del that first" \
+	"Node 'a' is busy: it is below node 'sibling', too, which would change: blockdev-del 'cousin' first" \
 	block-commit "'device': 'd', 'top-node': 'b', 'base-node': 'a'"
 refuses "so would one of the active image" "it is below node 'sibling'" \
 	block-commit "'device': 'd', 'base-node': 'a'"
@@ -45,7 +45,10 @@ is "$(below d) $(below c)" "$IMG/b nothing" "what was committed is above nothing
 kill9_daemon
 restart_daemon
 ok $? "the daemon dies, and another comes"
-check "without that node" del sibling
+check "without what is above the other" del cousin
+refuses "and without that" "which would change: blockdev-del 'sibling' first" \
+	block-commit "'device': 'd', 'top-node': 'b', 'base-node': 'a'"
+check "node" del sibling
 check "b is committed" commit "'top-node': 'b', 'base-node': 'a'"
 check "and done" wait_job j null 60
 is "$(below d) $(below b) $(below c)" "$IMG/a nothing nothing" "nor is b"

@@ -98,16 +98,19 @@ static const struct node *other_parent(const struct node *n, const struct node *
 static int check_private(const struct commit_args *a, const struct node *n, const struct node *over,
 			 struct err *e)
 {
-	const struct node *p = other_parent(n, over);
+	const struct node *p = other_parent(n, over), *last = p, *q = p;
 	int r = view_check_ended(n, e);
 
 	if (r)
 		return r;
+	for (; q; q = other_parent(q, NULL))
+		last = q;
 	if (p)
-		return err_set(e, EBUSY,
-			       "Node '%s' is busy: it is below node '%s', too, which would change: "
-			       "blockdev-del that first",
-			       node_shown(n)->name, node_shown(p)->name);
+		return err_set(
+			e, EBUSY,
+			"Node '%s' is busy: it is below node '%s', too, which would change: %s '%s' first",
+			node_shown(n)->name, node_shown(p)->name,
+			last->users ? "end the use of" : "blockdev-del", node_shown(last)->name);
 	return !n->users ? 0
 			 : err_set(e, EBUSY, "Node '%s' is busy: it is used by others than '%s'",
 				   node_shown(n)->name, a->device->name);
