@@ -97,8 +97,7 @@ static unsigned int add_bufs(struct bio *bio, struct lc_piece *p, unsigned int o
 	return added;
 }
 
-/* The most segments that @bytes of the piece's memory at @off are: few if it came in whole blocks.
- */
+/* The most segments that @bytes at @off are: few if the memory came in whole blocks. */
 static unsigned int segments(struct lc_piece *p, unsigned int off, unsigned int bytes)
 {
 	unsigned int i, n = 0;
