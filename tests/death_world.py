@@ -310,6 +310,9 @@ class World:
         for x in exports:
             if x not in found:
                 raise Wrong("the disk %s has no device" % x)
+        for name in os.listdir("/dev/mapper"):
+            if name not in found and name != "control":
+                raise Wrong("the node /dev/mapper/%s leads nowhere" % name)
         files = [os.path.basename(n["file"]) for n in self.nodes()]
         for f in loops(files):
             if f not in files:

@@ -438,6 +438,18 @@ int dm_remove(const char *name, struct err *e)
 	return busy(name, e);
 }
 
+void dm_settle_node(const char *name)
+{
+	_cleanup_(dm_task_destroyp) struct dm_task *t = NULL;
+	int r;
+
+	if (dm_udev_get_sync_support())
+		return;
+	t = new_task(DM_DEVICE_MKNODES, name, &r, NULL);
+	if (t)
+		(void)run_with_nodes(t, "settle the node of", name, NULL);
+}
+
 int dm_rename(const char *name, const char *new_name, struct err *e)
 {
 	_cleanup_(dm_task_destroyp) struct dm_task *t = NULL;

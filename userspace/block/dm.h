@@ -118,6 +118,13 @@ void dm_resume_wait(uint32_t cookie);
  */
 int dm_remove(const char *name, struct err *e);
 
+/*
+ * Without udev: takes the node in /dev/mapper away if there is no device of that name. It stays
+ * when a process dies after it has removed the device, and would lead to whatever device gets the
+ * number next.
+ */
+void dm_settle_node(const char *name);
+
 /* Gives the device another name; its UUID and users stay. */
 int dm_rename(const char *name, const char *new_name, struct err *e);
 

@@ -140,6 +140,8 @@ static int adopt_device(struct view *v, struct node **top, struct err *e)
 
 	if (r)
 		return r;
+	if (!info.exists)
+		dm_settle_node(v->dm);
 	if (!info.exists || !str_has_prefix(info.uuid, DM_DEV_UUID_PREFIX) ||
 	    !streq(info.uuid + strlen(DM_DEV_UUID_PREFIX), v->uuid))
 		return err_set(e, ENXIO, "the device is gone");
