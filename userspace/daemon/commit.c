@@ -83,27 +83,16 @@ static int find_base(struct commit_args *a, struct err *e)
 	return 0;
 }
 
-/* Who is above @n besides its overlay @over, and would read something else after the commit. */
-static const struct node *other_parent(const struct node *n, const struct node *over)
-{
-	const struct node *p;
-
-	list_for_each (p, &node_list, link) {
-		if (p != over && (p->backing == n || p->filtered == n || p->target == n))
-			return p;
-	}
-	return NULL;
-}
-
+/* Nobody besides its overlay @over may be above @n: it would read something else after the commit. */
 static int check_private(const struct commit_args *a, const struct node *n, const struct node *over,
 			 struct err *e)
 {
-	const struct node *p = other_parent(n, over), *last = p, *q = p;
+	const struct node *p = node_parent(n, over), *last = p, *q = p;
 	int r = view_check_ended(n, e);
 
 	if (r)
 		return r;
-	for (; q; q = other_parent(q, NULL))
+	for (; q; q = node_parent(q, NULL))
 		last = q;
 	if (p)
 		return err_set(

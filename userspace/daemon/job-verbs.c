@@ -237,7 +237,7 @@ static int do_change(struct job *j, struct json *args, struct err *e)
 		r = json_need_str(args, "copy-mode", &mode, e);
 	if (r || streq(mode, j->write_blocking ? "write-blocking" : "background"))
 		return r;
-	if (!streq(mode, "write-blocking"))
+	if (!streq(mode, "write-blocking")) /* QEMU's answer, in its words: it goes one way only */
 		return err_set(e, EOPNOTSUPP, "Change to copy mode '%s' is not implemented", mode);
 	r = tell_kernel(j, "mode both", e);
 	if (r)

@@ -174,12 +174,13 @@ bool node_is_file(const struct node *n, const char *file)
 	       (here && streq(here, n->file->filename));
 }
 
-static const struct node *parent_of(const struct node *n)
+const struct node *node_parent(const struct node *n, const struct node *but)
 {
-	struct node *p;
+	const struct node *p;
 
 	list_for_each(p, &node_list, link) {
-		if (p->file == n || p->backing == n || p->filtered == n || p->target == n)
+		if (p != but &&
+		    (p->file == n || p->backing == n || p->filtered == n || p->target == n))
 			return p;
 	}
 	return NULL;
@@ -188,14 +189,14 @@ static const struct node *parent_of(const struct node *n)
 /* Who uses a file node does so through the implicit node above it, of which nobody knows. */
 static const struct node *used_as(const struct node *n)
 {
-	const struct node *p = parent_of(n);
+	const struct node *p = node_parent(n, NULL);
 
 	return p && p->implicit ? p : n;
 }
 
 int node_check_free(const struct node *node, struct err *e)
 {
-	const struct node *n = used_as(node), *p = parent_of(n);
+	const struct node *n = used_as(node), *p = node_parent(n, NULL);
 
 	if (n->job)
 		return err_set(e, EBUSY,
@@ -213,7 +214,7 @@ int node_check_free(const struct node *node, struct err *e)
 
 int node_check_backing(const struct node *n, struct err *e)
 {
-	const struct node *p = parent_of(n);
+	const struct node *p = node_parent(n, NULL);
 
 	if (!n->job && n->read_only && p && p->backing == n)
 		return node_check_valid(n, e);
@@ -258,7 +259,7 @@ int node_del(const char *name, struct err *e)
 	if (!n)
 		return err_set(e, ENOENT, "Failed to find node with node-name='%s'", name);
 	as = used_as(n);
-	if (as->job || (as->parents && parent_of(as)->backing == as))
+	if (as->job || (as->parents && node_parent(as, NULL)->backing == as))
 		return node_check_free(n, e);
 	if (!n->monitor)
 		return err_set(e, EPERM, "Node %s is not owned by the monitor", name);

@@ -223,6 +223,9 @@ int node_layer_device(struct node *n, dev_t *ret, struct err *e);
 /* Tells the loop device under @n that its file has grown. */
 int node_update_capacity(struct node *n, struct err *e);
 
+/* A node that has @n as its file, backing file, filtered node or target, and is not @but; or NULL. */
+const struct node *node_parent(const struct node *n, const struct node *but);
+
 /*
  * 'Node X is busy: ...' with -EBUSY if a job has it or it is somebody's backing file; -EINVAL if
  * it is not valid any more.
