@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * Pages for grains that are written in part, with a reserve so that one write
- * at a time gets on when memory is short.
+ * at a time gets on when memory is short, and with some that are kept for the
+ * next to come, so that not each write waits for pages to be cleared.
  */
 #ifndef LC_BUF_H
 #define LC_BUF_H
@@ -44,6 +45,9 @@ int lc_buf_grow(struct lc_bufs *bufs, unsigned int nr);
 
 /**
  * lc_buf_get() - get @nr pages
+ *
+ * Kept ones if there are some of that size, else new ones, else the reserve. They
+ * hold what their last user left: none of it may be written to a disk.
  *
  * Context: process, may sleep for memory but not for the reserve.
  * Return: NULL if there are none now; @w->wake is called when it is time to try
