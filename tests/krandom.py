@@ -202,6 +202,7 @@ class Test:
         self.chain = [self.tops.pop(0), middle, base]
         self.dest = Image(100, paths[-1], self.nr)
         self.counts = {}
+        self.longest = (0, "")
 
     def describe(self):
         return "block %d, view %d sectors, units %s" % (
@@ -238,6 +239,12 @@ class Test:
 
     def did(self, what):
         self.counts[what] = self.counts.get(what, 0) + 1
+
+    def do(self, what):
+        start = time.monotonic()
+        getattr(self, what)()
+        self.longest = max(self.longest, (time.monotonic() - start, what))
+        self.did(what)
 
     def suspend(self):
         self.view.dm.suspend(noflush=True)
@@ -444,8 +451,7 @@ class Test:
                 if what == "rest":
                     time.sleep(self.rng.random() * 0.2)
                 else:
-                    getattr(self, what)()
-                self.did(what)
+                    self.do(what)
             writers.finish()
             self.ops = writers.ops
             self.check_all()
@@ -476,7 +482,7 @@ def main():
         print("# happened: %s" % test.counts)
         print("not ok 1 - random I/O, seed %d" % args.seed, flush=True)
         os._exit(1)         # writers may still be there
-    print("# ops %s, meanwhile %s" % (test.ops, test.counts))
+    print("# ops %s, meanwhile %s, the longest %.1f s (%s)" % ((test.ops, test.counts) + test.longest))
     print("ok 1 - random I/O, seed %d" % args.seed)
 
 
