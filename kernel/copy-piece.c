@@ -264,23 +264,26 @@ static void piece_read(struct lc_piece *p)
 	lc_piece_bio_end(p, BLK_STS_OK);
 }
 
+static u64 piece_end(struct lc_piece *p)
+{
+	return ((p->sector + p->nr_sectors - 1) >> p->job->grain_shift) + 1;
+}
+
 /* Zeros of a destination that was zero are there already, unless data of ours is. */
 static bool zero_is_there(struct lc_piece *p)
 {
 	const unsigned long *written = p->job->written;
-	u64 end = p->grain + p->nr;
+	u64 grain = p->sector >> p->job->grain_shift, end = piece_end(p);
 
-	return written && find_next_bit(written, end, p->grain) >= end;
+	return written && find_next_bit(written, end, grain) >= end;
 }
 
 static void note_written(struct lc_piece *p)
 {
-	struct lc_job *job = p->job;
-	u64 grain = p->sector >> job->grain_shift;
-	u64 end = (p->sector + p->nr_sectors - 1) >> job->grain_shift;
+	u64 grain = p->sector >> p->job->grain_shift;
 
-	if (job->written)
-		bitmap_set(job->written, grain, end - grain + 1);
+	if (p->job->written)
+		bitmap_set(p->job->written, grain, piece_end(p) - grain);
 }
 
 /* Grains, kind and memory are settled (and the lock held, if one is needed). */
@@ -399,9 +402,24 @@ u64 lc_copy_grains(struct lc_job *job, struct lc_copy_waiter *wait, u64 grain, u
 	return run;
 }
 
+/* What a guest has zeroed or discarded is as a rule no data any more, and stays a hole. */
+static bool reads_as_zeros(struct lc_job *job, sector_t sector, sector_t nr)
+{
+	sector_t end = sector + nr;
+	struct lc_extent ext;
+
+	for (; sector < end; sector += ext.len) {
+		lc_map_extent(job->view, sector, end - sector, &ext);
+		if (ext.type != LC_ZERO)
+			return false;
+	}
+	return true;
+}
+
 bool lc_copy_sync(struct lc_job *job, struct lc_track_io *t)
 {
-	unsigned int bufs = DIV_ROUND_UP(t->nr, LC_BUF_SECTORS);
+	bool zero = reads_as_zeros(job, t->sector, t->nr);
+	unsigned int bufs = zero ? 0 : DIV_ROUND_UP(t->nr, LC_BUF_SECTORS);
 	struct lc_piece *p = bufs <= job->nr_bufs ? lc_piece_get(job, NULL) : NULL;
 
 	if (!p)
@@ -416,8 +434,14 @@ bool lc_copy_sync(struct lc_job *job, struct lc_track_io *t)
 	lc_piece_get_bufs(p, bufs);
 	list_add_tail(&p->active, &job->active);
 	atomic64_add(piece_bytes(p), &job->remaining);
-	note_written(p);
-	piece_read(p);
+	if (zero) {
+		p->zero = true;
+		p->skip = zero_is_there(p);
+		piece_write(p);
+	} else {
+		note_written(p);
+		piece_read(p);
+	}
 	return true;
 }
 

@@ -44,7 +44,10 @@ void __lc_track_note(struct lc_view *view, struct bio *bio, struct lc_track_io *
 	t->bio = bio;
 	if (t->nr <= LC_PIECE_SECTORS || bio_op(bio) != REQ_OP_WRITE)
 		return;
-	/* What is to be copied before it is acknowledged must fit into a piece. */
+	/*
+	 * What is to be copied before it is acknowledged must fit into a piece. Zeros and discards
+	 * that do not are marked: to cut them would turn one of a whole disk into a million.
+	 */
 	rcu_read_lock();
 	job = rcu_dereference(view->track);
 	if (job && is_eager(job)) {
@@ -119,8 +122,8 @@ bool __lc_track_done(struct lc_view *view, struct bio *bio, struct lc_track_io *
 	job = rcu_dereference(view->track);
 	if (job) {
 		round_out(job, t);
-		if (good && bio_op(bio) == REQ_OP_WRITE && t->nr <= LC_GRAIN_MAX_SECTORS &&
-		    is_eager(job) && !all_dirty(job, t->sector, t->nr))
+		if (good && t->nr <= LC_GRAIN_MAX_SECTORS && is_eager(job) &&
+		    !all_dirty(job, t->sector, t->nr))
 			taken = hand_over(job, t);
 		if (!taken)
 			lc_track_mark(job, t->sector, t->nr);

@@ -4,7 +4,7 @@
 # timeout: 420
 # races: processors that run at once
 . "$(dirname "$0")/../lib-kernel.sh"
-plan 50
+plan 54
 kernel_setup 3 48
 python_checks "${RAM[@]}" <<'E2'
 nr = 32768 + 24
@@ -29,8 +29,8 @@ written = [0]
 class Guest:
     """Writes, zeroes and discards all over, some of it in a hot spot, from several threads."""
 
-    def __init__(self, threads=3, pause=0, hot=0.3):
-        self.stop, self.pause, self.hot = False, pause, hot
+    def __init__(self, threads=3, pause=0, hot=0.3, zeros=0.1):
+        self.stop, self.pause, self.hot, self.zeros = False, pause, hot, zeros
         self.threads = [Background(self.run, rng.randrange(1 << 30)) for _ in range(threads)]
 
     def run(self, seed):
@@ -39,9 +39,9 @@ class Guest:
             n = r.choice([1, 8, 8, 8, 16, 128, 300])
             s = r.randrange(256) if r.random() < self.hot else r.randrange(nr // 2)
             kind = r.random()
-            if kind < 0.05:
+            if kind < self.zeros / 2:
                 mine.zeroout(s, n)
-            elif kind < 0.1:
+            elif kind < self.zeros:
                 mine.discard(s, n)
             else:
                 mine.write(s, pattern(r.randrange(1 << 30), s, n))
@@ -137,8 +137,16 @@ for i in range(40):
     good = good and dest.disk.read(s, n) == pattern(100 + i, s, n)
 check(good, "both: an acknowledged write is on the destination")
 view.dm.message("job c pause")
+good = True
+for i in range(40):
+    n = rng.choice([1, 8, 100, 128, 1000, 4000])
+    s = rng.randrange(nr - n)
+    s -= rng.choice([0, s % 128])
+    rng.choice([disk.zeroout, disk.discard])(s, n)
+    good = good and dest.disk.read(s, n) == disk.read(s, n)
+check(good, "... paused, too: zeros and discards")
 disk.write(777, pattern(99, 777, 8))
-check(dest.disk.read(777, 8) == pattern(99, 777, 8), "... paused, too")
+check(dest.disk.read(777, 8) == pattern(99, 777, 8), "... and writes")
 view.dm.message("job c resume")
 job = view.job("c")
 equal(job["copied"], job["total"], "nothing gets dirty")
@@ -183,6 +191,18 @@ guest.end()
 view.dm.message("job e cancel")
 view.wait_job("e")
 view.dm.message("job e dismiss")
+guest = Guest(zeros=1)
+begin("e", "both", "grain 2048 speed %d" % (8 << 20))
+t = time.monotonic()
+job = ready("e", 30)
+took = time.monotonic() - t
+check(took < 30 and guest.threads[0].is_alive(), "and under constant zeros and discards, after %.1f s, %d MiB copied" % (
+    took, job["copied"] >> 20))
+check(wait(lambda: view.job("e")["copied"] == view.job("e")["total"], 10), "... and stays so")
+guest.end()
+view.dm.message("job e cancel")
+view.wait_job("e")
+view.dm.message("job e dismiss")
 
 # --- new-only: ready at once, copies what is written
 dest.disk.write(0, pattern(666, 0, 2048))
@@ -206,6 +226,10 @@ disk.write(1152, pattern(93, 1152, 128))
 check(wait(lambda: dest.disk.read(1152, 128) == pattern(93, 1152, 128)), "zeroed: data is written")
 disk.zeroout(1152, 128)
 check(wait(lambda: dest.disk.read(1152, 128) == bytes(65536)), "zeroed: zeros over our data, too")
+view.dm.message("job g mode both")
+disk.write(5000, pattern(92, 5000, 8))
+disk.zeroout(5000, 8)
+check(dest.disk.read(5000, 8) == bytes(4096), "... in mode both, too")
 view.dm.message("job g cancel")
 view.wait_job("g")
 view.dm.message("job g dismiss")
