@@ -5,8 +5,8 @@
 # timeout: 300
 # mem: 2048
 . "$(dirname "$0")/../lib-daemon.sh"
-require qemu-img qemu-io
-plan 27
+require qemu-img qemu-io jq
+plan 35
 place 400
 load_module
 
@@ -63,19 +63,23 @@ into mirror top t5 compat=1.1
 into mirror full t6 compat=1.1
 into mirror full t7 compat=0.10
 
-# What the guest zeroes while only new writes are copied.
-for how in "" late; do
-	n=n$how
-	image $n $how
-	add $n "$IMG/$n" qcow2 "'backing': null" >/dev/null
-	qdo blockdev-mirror "'device': 'vm1', 'target': '$n', 'sync': 'none', 'job-id': '$n'" >/dev/null
-	wait_event BLOCK_JOB_READY 100 "\"device\": \"$n\""
-	check "mirror, sync=none: the guest zeroes" blkdiscard -z -o 10M -l 1M /dev/mapper/vm1
-	qdo block-job-cancel "'device': '$n'" >/dev/null
-	wait_job $n null 100
-	del $n >/dev/null
-	[ -z "$how" ] || late $n
-	check "the target has zeros there" reads "$IMG/$n" 0-10M-1M 1-11M-1M
+# What the guest zeroes while only new writes are copied: it stays a hole.
+hole() { qemu-img map --output=json "$1" | jq -e "any(.[]; .start <= $2 and .start + .length >= $2 + $3 and .zero and (.data | not))"; }
+for mode in background write-blocking; do
+	for how in "" late; do
+		n=n$how$mode
+		image $n $how
+		add $n "$IMG/$n" qcow2 "'backing': null" >/dev/null
+		qdo blockdev-mirror "'device': 'vm1', 'target': '$n', 'sync': 'none', 'job-id': '$n', 'copy-mode': '$mode'" >/dev/null
+		wait_event BLOCK_JOB_READY 100 "\"device\": \"$n\""
+		check "mirror, sync=none, $mode: the guest zeroes" blkdiscard -z -o 10M -l 1M /dev/mapper/vm1
+		qdo block-job-cancel "'device': '$n'" >/dev/null
+		wait_job $n null 100
+		del $n >/dev/null
+		[ -z "$how" ] || late $n
+		check "the target has zeros there" reads "$IMG/$n" 0-10M-1M 1-11M-1M
+		check "and a hole" hole "$IMG/$n" $((10 << 20)) $((1 << 20))
+	done
 done
 
 # A disk, and one with a snapshot.
