@@ -5,8 +5,8 @@ import re
 import sys
 import time
 
-from bench_tools import (IMAGES, MIB, Daemon, Fio, StorageDaemon, Table, fill, longest_write, make_place,
-                         make_qcow2, ramdisks, settled, sh, wait_for)
+from bench_tools import (MIB, Daemon, Fio, StorageDaemon, Table, fill, longest_write, make_place,
+                         make_qcow2, ramdisks, settled, sh)
 
 COPY_MIB = 512
 DD, LC, QSD = "dd bs=1M, direct", "livechain", "qemu-storage-daemon"

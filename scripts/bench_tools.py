@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """For scripts/bench-tables: RAM disks, fio, the daemon and its peers, tables on the screen."""
-import glob
 import json
-import mmap
 import os
 import re
 import socket

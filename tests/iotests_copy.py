@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Mirror and backup: scenarios for iotests.py."""
-import os
 import time
 
 SECTIONS = ("mirror", "backup")
@@ -53,7 +52,7 @@ def mirror_blockdev(w):
 def mirror_cancel(w):
     """a cancel before it is ready"""
     base, test = backed(w, 4 * M)
-    new = target(w, 4 * M)
+    target(w, 4 * M)
     w.need("blockdev-mirror", device="drive0", sync="full", target="node1", speed=1, buf_size=65536)
     w.cancelled(kind="mirror", force=True)
     w.eq(w.story("drive0"), "created running aborting CANCELLED concluded null", "events")
@@ -249,7 +248,7 @@ def mirror_speed(w):
     test = w.create("test", 8 * M)
     w.fill(test, "qcow2", "write -q -P 0x31 0 8M")
     w.disk((test, "qcow2", "test"))
-    new = target(w, 8 * M)
+    target(w, 8 * M)
     w.need("blockdev-mirror", device="drive0", sync="full", target="node1")
     w.eq((w.job()["device"], w.job()["speed"]), ("drive0", 0), "speed")
     w.ok("block-job-set-speed", device="drive0", speed=8 * M)

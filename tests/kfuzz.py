@@ -27,7 +27,7 @@ import threading
 import time
 import traceback
 
-from dmio import Disk, compare, control, pattern
+from dmio import Disk, compare, pattern
 from kview import Image, View
 
 BLOCK, NR, SAFE = 8, 16384, 8192          # sectors; a slice is 4096

@@ -14,7 +14,6 @@ import argparse
 import errno
 import os
 import random
-import sys
 import threading
 import time
 import traceback

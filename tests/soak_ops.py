@@ -94,7 +94,7 @@ class Job:
             return False
 
     def bother(self, status):
-        s, rng = self.s, self.s.rng
+        rng = self.s.rng
         r = rng.random()
         if r < 0.1 and not self.paused:
             self.paused = self.verb("job-pause", id=self.id)
