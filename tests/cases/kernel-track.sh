@@ -4,7 +4,7 @@
 # timeout: 420
 # races: processors that run at once
 . "$(dirname "$0")/../lib-kernel.sh"
-plan 54
+plan 57
 kernel_setup 3 48
 python_checks "${RAM[@]}" <<'E2'
 nr = 32768 + 24
@@ -273,5 +273,33 @@ view.dm.message("job j cancel")
 view.wait_job("j")
 view.dm.message("job j dismiss")
 disk.close()
+view.remove()
+
+# --- runs of data and of zeros that end at and around a word of the map of what is to be done
+nr = 16384
+top, dest = Image(1, DISKS[1], nr, 8), copy_dest(DISKS[2], nr)
+records, unit = [], 0
+while unit < top.units:
+    run = min(rng.choice([1, 30, 62, 63, 64, 65, 66, 127, 128, 129]), top.units - unit)
+    if rng.random() < 0.5:
+        records += [1] * run
+    else:
+        sector = top.alloc(run * 8)
+        top.disk.write(sector, pattern(unit + 1, 0, run * 8))
+        records += [(1 << 63) | (sector + i * 8) << 9 for i in range(run)]
+    unit += run
+top.set_records(records)
+want = reconstruct([top], nr)
+view = View("kruns", [top], nr, 8, extra=[dest])
+view.begin()
+for mode, end in ("none", "concluded"), ("before-write", "concluded"), ("track", "ready"):
+    copy_dest(DISKS[2], nr)
+    start_copy(view, "k", mode, "grain %d" % (128 if mode == "before-write" else 8))
+    view.wait_job("k", end)
+    same(dest.disk.read(0, nr), want, "runs of any length, " + mode)
+    if end == "ready":
+        view.dm.message("job k cancel")
+        view.wait_job("k")
+    view.dm.message("job k dismiss")
 view.remove()
 E2
