@@ -168,7 +168,7 @@ mkram() {
 }
 
 # mkdirect MIB: an ext4 file system on a RAM disk of its own, mounted at
-# $T/img (IMG): a place for images that allows direct I/O, which tmpfs does not.
+# $T/img (IMG): a place for images that allows direct I/O, which a tmpfs does not before Linux 6.6.
 mkdirect() {
 	[ -d /sys/module/brd ] && bail "mkdirect and mkram exclude each other: make ${RAM[-1]} a file system by hand"
 	mkram 1 "$1"
