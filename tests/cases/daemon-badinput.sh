@@ -207,7 +207,8 @@ stop_daemon
 # A module of another version: ours with other numbers in it.
 other_version() { # MAJOR MINOR PATCH
 	local at ko=$BUILD/$KVER/dm-livechain.ko
-	at=$(($(readelf -SW "$ko" | awk '$2 == ".data" { print "0x" $5 } $3 == ".data" { print "0x" $6 }') +
+	# where the section lies in the file, less its address, which is not always 0
+	at=$(($(readelf -SW "$ko" | sed 's/\[ */[/' | awk '$2 == ".data" { print "0x" $5 " - 0x" $4 }') +
 		0x$(nm "$ko" | awk '$3 == "lc_target" { print $1 }') + 24))
 	cp "$ko" "$T/other.ko"
 	printf "$(printf '\\x%02x\\0\\0\\0' "$@")" | dd of="$T/other.ko" bs=1 seek=$at conv=notrunc status=none
