@@ -418,7 +418,7 @@ static bool reads_as_zeros(struct lc_job *job, sector_t sector, sector_t nr)
 
 bool lc_copy_sync(struct lc_job *job, struct lc_track_io *t)
 {
-	bool zero = reads_as_zeros(job, t->sector, t->nr);
+	bool zero = bio_op(t->bio) != REQ_OP_WRITE && reads_as_zeros(job, t->sector, t->nr);
 	unsigned int bufs = zero ? 0 : DIV_ROUND_UP(t->nr, LC_BUF_SECTORS);
 	struct lc_piece *p = bufs <= job->nr_bufs ? lc_piece_get(job, NULL) : NULL;
 
