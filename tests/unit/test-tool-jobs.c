@@ -196,38 +196,35 @@ static void commit_completes_when_ready(void **state)
 	ts_not_sent("\"node-name\": \"root\"");
 }
 
-static void mirror_ends_as_it_was_told(void **state)
+static void mirror_ready(const char *then)
 {
 	struct err e = ERR_INIT;
 
-	(void)state;
 	ts_has_disk();
 	ts_says("query-block-jobs", JOB("ready", "8388608", ""), JOB("concluded", "8388608", ""),
 		NULL);
-	assert_int_equal(TS_RUN(cmd_mirror, true, &e, "vm1", ts_path("m.qcow2"), "--finish",
-				"--job-id", "backup-vm1"),
+	assert_int_equal(TS_RUN(cmd_mirror, true, &e, "vm1", ts_path("m.qcow2"), then, "--job-id",
+				"backup-vm1"),
 			 0);
+	unlink(ts_path("m.qcow2"));
+}
+
+static void mirror_ends_as_it_was_told(void **state)
+{
+	(void)state;
+	mirror_ready("--finish");
 	ts_sent("\"sync\": \"full\", \"copy-mode\": \"background\"");
 	ts_sent("{\"execute\": \"block-job-cancel\", \"arguments\": {\"device\": \"backup-vm1\"}}");
 	ts_sent("{\"execute\": \"blockdev-del\"");
-	unlink(ts_path("m.qcow2"));
 }
 
 static void a_pivot_keeps_the_node(void **state)
 {
-	struct err e = ERR_INIT;
-
 	(void)state;
-	ts_has_disk();
-	ts_says("query-block-jobs", JOB("ready", "8388608", ""), JOB("concluded", "8388608", ""),
-		NULL);
-	assert_int_equal(TS_RUN(cmd_mirror, true, &e, "vm1", ts_path("m.qcow2"), "--pivot",
-				"--job-id", "backup-vm1"),
-			 0);
+	mirror_ready("--pivot");
 	ts_sent("block-job-complete");
 	ts_not_sent("\"node-name\": \"target-backup-vm1\"}}");
 	ts_sent("{\"execute\": \"blockdev-del\", \"arguments\": {\"node-name\": \"top\"}}");
-	unlink(ts_path("m.qcow2"));
 }
 
 static void dry_runs_show_what_leaves(void **state)
