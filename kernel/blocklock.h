@@ -20,13 +20,16 @@
 struct lc_locks {
 	spinlock_t lock;		/* irq-safe; nothing is taken inside it */
 	struct rb_root_cached tree;	/* every lock, held and waiting */
+	u64 last_number;
 };
 
 struct lc_lock {
 	struct rb_node node;
 	u64 first, last;		/* blocks, both included */
 	u64 subtree_last;
+	u64 number;			/* in the order of asking */
 	unsigned int blockers;		/* earlier locks that overlap */
+	bool waiting;			/* false in a new one */
 	struct list_head granted_list;
 	void (*granted)(struct lc_lock *lock);
 };
@@ -51,6 +54,15 @@ bool lc_lock_range(struct lc_locks *locks, struct lc_lock *lock, u64 first, u64 
  * Context: any.
  */
 void lc_unlock_range(struct lc_locks *locks, struct lc_lock *lock);
+
+/**
+ * lc_lock_cancel() - wait for @lock no longer
+ *
+ * @lock is one that was asked for, or new. Context: any; may grant the locks of others.
+ * Return: true if it waited; then @granted is not called. False: it is held, or about to be
+ * granted, or was never asked for.
+ */
+bool lc_lock_cancel(struct lc_locks *locks, struct lc_lock *lock);
 
 /* Locks the range if no lock, held or awaited, overlaps it. Context: any. */
 bool lc_trylock_range(struct lc_locks *locks, struct lc_lock *lock, u64 first, u64 nr);

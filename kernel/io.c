@@ -27,6 +27,7 @@ void lc_io_init_job(struct lc_io *io, struct lc_view *view, sector_t pos, sector
 	io->done = done;
 	io->status = BLK_STS_OK;
 	io->locked = false;
+	io->lock.waiting = false;
 	io->no_write_zeroes = false;
 	io->read_failed = false;
 	io->wait.parked = false;
@@ -108,7 +109,7 @@ bool lc_io_park(struct lc_io *io, enum lc_want want, u64 key,
 
 void lc_io_give_up(struct lc_io *io)
 {
-	if (lc_unpark(io->view, &io->wait))
+	if (lc_unpark(io->view, &io->wait) || lc_lock_cancel(&io->view->locks, &io->lock))
 		io_wake(&io->wait, false);
 }
 

@@ -74,7 +74,10 @@ struct lc_io *lc_io_init(struct lc_view *view, struct bio *bio, bool (*start)(st
 void lc_io_init_job(struct lc_io *io, struct lc_view *view, sector_t pos, sector_t end,
 		    bool (*start)(struct lc_io *io), void (*done)(struct lc_io *io));
 
-/* If it waits for user space it is finished with BLK_STS_DM_REQUEUE. Context: any. */
+/*
+ * If it waits for user space, or for the lock of somebody who may do so, it is finished with
+ * BLK_STS_DM_REQUEUE. Context: any.
+ */
 void lc_io_give_up(struct lc_io *io);
 
 /* Starts @bio at step @start, in view->wq. Context: any that may not sleep. */

@@ -296,7 +296,10 @@ static unsigned long finish(struct lc_job *job)
 	return MAX_SCHEDULE_TIMEOUT;
 }
 
-/* Send off who waits for user space: it may have stopped serving, and a suspend waits for all. */
+/*
+ * Send off who waits for user space, or for a guest's write that does: it may have stopped
+ * serving, and a suspend waits for all.
+ */
 static unsigned long send_off(struct lc_job *job)
 {
 	unsigned int i;

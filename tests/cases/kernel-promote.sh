@@ -4,7 +4,7 @@
 # timeout: 240
 # races: processors that run at once
 . "$(dirname "$0")/../lib-kernel.sh"
-plan 46
+plan 50
 kernel_setup 4 64
 python_checks "${RAM[@]}" <<'E2'
 nr = 32768 + 24
@@ -187,6 +187,30 @@ view.dm.message("job f resume")
 equal(view.wait_job("f")["result"], "ok", "with space it goes on")
 view.dm.message("job f dismiss")
 same(reconstruct([top], nr), want, "and the image alone holds all")
+view.remove()
+
+# --- no space for the guest: a job that waits behind its writes can be cancelled
+top, mid, base = chain()
+want = reconstruct([top, mid, base], nr)
+view = View("kprom", [top, mid, base], nr, 32)
+view.begin()
+view.load_all()
+view.withhold.add("pool")
+disk = Disk(view.dm.path)
+written = pattern(77, 0, nr)
+guest = Background(disk.write, 0, written)
+check(wait(hungry), "the guest's write waits for space")
+view.dm.message("promote g only 0,1")
+time.sleep(0.5)
+view.dm.message("job g cancel")
+equal(view.wait_job("g", timeout=20)["result"], "cancelled", "a cancel does not wait for it")
+view.withhold.clear()
+guest.end()
+view.dm.message("job g dismiss")
+same(disk.read(0, nr), written, "with space the write ends")
+view.commit()
+same(reconstruct([top, mid, base], nr), written, "and is recorded")
+disk.close()
 view.remove()
 
 # --- a read error: report, stop
