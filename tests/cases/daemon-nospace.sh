@@ -4,7 +4,7 @@
 # timeout: 1200
 . "$(dirname "$0")/../lib-daemon.sh"
 require qemu-img jq fallocate
-plan 38
+plan 47
 place 400
 load_module
 
@@ -58,6 +58,32 @@ ok $? "detach"
 check "the image is clean" clean "$S/a"
 check "QEMU reads it" qemu-img compare -q -f qcow2 -F raw "$S/a" "$T/data"
 rm "$S/a"
+
+# --- an image on a block device, which is enlarged ---------------------------------------------
+truncate -s 24M "$IMG/volume"
+volume=$(mkloop "$IMG/volume")
+cleanup_fn loop_free "$volume"
+qemu-img create -q -f qcow2 "$volume" 48M
+forget_events
+{ qdo blockdev-add "'driver': 'qcow2', 'node-name': 'a', 'file': {'driver': 'host_device', 'filename': '$volume'}" && attach a vm1; } >/dev/null
+ok $? "a disk on a volume of half its size"
+dd if="$T/data" of=/dev/mapper/vm1 bs=1M count=20 oflag=direct status=none
+sleep 2
+is "$(event_lines BLOCK_IO_ERROR)" "" "as long as no write waits there is no event"
+like "$(qdo query-block)" '"io-status": "ok"' "and no status"
+dd if="$T/data" of=/dev/mapper/vm1 bs=1M skip=20 seek=20 oflag=direct status=none & dd=$!
+wait_event BLOCK_IO_ERROR 60 '"device": "vm1".*"operation": "write", "action": "stop", "nospace": true'
+ok $? "then one waits, and an event says so"
+truncate -s 64M "$IMG/volume"
+losetup -c "$volume"
+wait_for "! kill -0 $dd 2>/dev/null" 60
+ok $? "the volume is enlarged, and the write goes on"
+wait $dd
+is $? 0 "it ends well"
+check "what was written is there" cmp -n $((32 << 20)) /dev/mapper/vm1 "$T/data"
+detach vm1 >/dev/null && del a >/dev/null
+check "the image is clean" clean "$volume"
+check "QEMU reads it" qemu-img compare -q -f qcow2 -F raw "$volume" "$T/data"
 
 # --- a backup's target -------------------------------------------------------------------------
 qemu-img create -q -f qcow2 "$IMG/d" 48M

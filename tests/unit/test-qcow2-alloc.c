@@ -188,6 +188,32 @@ static void device_full(void **state)
 	bench_done(&b);
 }
 
+/* A volume that somebody enlarges is noticed when the space is needed. */
+static void device_enlarged(void **state)
+{
+	struct qcow2_create_opts o = { .size = 1 << 30, .cluster_bits = 12 };
+	struct qcow2_range *v, *again;
+	struct bench b;
+	size_t n;
+
+	(void)state;
+	bench_new(&b, &o, Q_BDEV, 4 << 20);
+	q_ok(qcow2_alloc_clusters(b.img, 960, 0, &v, &n, &b.e), &b.e);
+	for (int i = 0; i < 2; i++)
+		assert_int_equal(qcow2_alloc_clusters(b.img, 400, 0, &again, &n, NULL), -ENOSPC);
+	assert_int_equal(truncate(q_path("a.qcow2"), 5 << 20), 0);
+	assert_int_equal(qcow2_alloc_clusters(b.img, 400, 0, &again, &n, NULL), -ENOSPC);
+	assert_int_equal(truncate(q_path("a.qcow2"), 6 << 20), 0);
+	q_ok(qcow2_alloc_clusters(b.img, 400, 0, &again, &n, &b.e), &b.e);
+	overlap_check(again, n, v, 1);
+	q_check_clean("a.qcow2", b.img, 960 + 400);
+	q_ok(qcow2_free_clusters(b.img, again, n, 0, &b.e), &b.e);
+	q_check_clean("a.qcow2", b.img, 960);
+	free(again);
+	free(v);
+	bench_done(&b);
+}
+
 /* Pieces of a wanted size, or nothing. */
 static void pieces(void **state)
 {
@@ -303,6 +329,7 @@ int main(void)
 		cmocka_unit_test(alloc_amid),
 		cmocka_unit_test(alloc_has_space),
 		cmocka_unit_test(device_full),
+		cmocka_unit_test(device_enlarged),
 		cmocka_unit_test(pieces),
 		cmocka_unit_test(free_refuses),
 		cmocka_unit_test(sixteen_tib),

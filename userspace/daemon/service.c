@@ -283,9 +283,12 @@ static void no_grant(struct view *v, const struct err *e)
 	service_failed(v, "can't grant space", "write", e);
 }
 
-/* A write may wait for a grant or for a table: both are space. */
+/*
+ * A write may wait for a grant or for a table: both are space. A grant that is not @awaited yet is for
+ * the writes to come: it is tried again, and nobody hears of it.
+ */
 static int serve_space(struct view *v, int id, int (*fn)(struct view *, int, uint64_t, struct err *),
-		       uint64_t arg)
+		       uint64_t arg, bool awaited)
 {
 	struct view_layer *l = view_layer(v, id);
 	struct err e = ERR_INIT;
@@ -296,7 +299,9 @@ static int serve_space(struct view *v, int id, int (*fn)(struct view *, int, uin
 	if (v->ending) /* who has its device open reads; what they write has no place */
 		return view_message(v, NULL, NULL, "layer %d error", v->active);
 	r = fn(v, id, arg, &e);
-	if (r == -ENOSPC)
+	if (r == -ENOSPC && !awaited)
+		v->service_retry = true;
+	else if (r == -ENOSPC)
 		no_space(v, l->node, &e);
 	else if (r)
 		no_grant(v, &e);
@@ -367,7 +372,7 @@ static void serve_homes(struct view *v, char *args)
 		return;
 	while ((w = strtok_r(NULL, " ", &save))) {
 		if (!parse_u64(w, &unit))
-			serve_space(v, (int)id, serve_home, unit);
+			serve_space(v, (int)id, serve_home, unit, true);
 	}
 }
 
@@ -384,6 +389,14 @@ static void serve_fail(struct view *v, const char *args)
 			     "nospace", 0, "reason", "a mapping record could not be written"));
 }
 
+/* Of "<layer> <free sectors> <low> <waiting>": whether any do. */
+static bool writes_wait(const char *args)
+{
+	const char *last = strrchr(args, ' ');
+
+	return last && !streq(last, " 0");
+}
+
 /* One line of the answer to `requests`; returns whether somebody waits for it. */
 static bool serve_line(struct view *v, char *line)
 {
@@ -397,7 +410,7 @@ static bool serve_line(struct view *v, char *line)
 	else if (streq(line, "home"))
 		serve_homes(v, args);
 	else if (streq(line, "pool"))
-		serve_space(v, atoi(args), serve_pool, grant_size(v));
+		serve_space(v, atoi(args), serve_pool, grant_size(v), writes_wait(args));
 	else if (streq(line, "fail"))
 		serve_fail(v, args);
 	return !streq(line, "fail");

@@ -172,6 +172,19 @@ static int no_room(struct qcow2 *img, uint64_t n, struct err *e)
 		       (unsigned long long)img->io->capacity);
 }
 
+/* Whether the image may end at cluster @end. A volume may have been enlarged since the last look. */
+static bool __fits(struct qcow2 *img, uint64_t end)
+{
+	struct qio *io = img->io;
+	uint64_t size;
+
+	if (!io->capacity || end <= io->capacity >> img->hdr.cluster_bits)
+		return true;
+	if (io->size(io, &size, NULL) == 0 && size > io->capacity)
+		img->file_size = io->capacity = size;
+	return end <= io->capacity >> img->hdr.cluster_bits;
+}
+
 /* Whether [@first, +@total) can be counted for and has its place. */
 static int check_limits(struct qcow2 *img, uint64_t first, uint64_t total, uint64_t rt, uint64_t n,
 			struct err *e)
@@ -180,7 +193,7 @@ static int check_limits(struct qcow2 *img, uint64_t first, uint64_t total, uint6
 
 	if (total > MAX_HOST_OFFSET >> bits || first > (MAX_HOST_OFFSET >> bits) - total)
 		return img_err(img->io, e, EFBIG, "it would become larger than the format allows");
-	if (img->io->capacity && first + total > img->io->capacity >> bits)
+	if (!__fits(img, first + total))
 		return no_room(img, n, e);
 	if (rt << bits > MAX_REFTABLE_BYTES)
 		return img_err(img->io, e, EFBIG,
@@ -236,6 +249,35 @@ static int __plan_try(struct qcow2 *img, struct search *s, struct alloc_plan *p,
 	return __plan_append(img, s->want - s->got, p, e);
 }
 
+/* A full device is not searched each time that somebody asks. */
+static bool __known_scarce(struct qcow2 *img, uint64_t n, uint64_t min_run)
+{
+	return img->scarce.n && n >= img->scarce.n && min_run == img->scarce.min_run &&
+	       !__fits(img, (img->scarce.capacity >> img->hdr.cluster_bits) + 1);
+}
+
+/* The device is full at its end: whatever is free, however small. */
+static int __plan_scarce(struct qcow2 *img, uint64_t n, uint64_t min_run, struct alloc_plan *p,
+			 struct err *e)
+{
+	struct search s = {
+		.want = n,
+		.min_run = min_run ? min_run : 1,
+		.multiples = min_run,
+		.to = img->end,
+		.blocks = UINT32_MAX,
+		.clusters = UINT64_MAX,
+	};
+	int r = __plan_try(img, &s, p, e);
+
+	if (r == -ENOSPC) {
+		img->scarce.n = n;
+		img->scarce.min_run = min_run;
+		img->scarce.capacity = img->io->capacity;
+	}
+	return r;
+}
+
 static int __plan_amid(struct qcow2 *img, uint64_t n, uint64_t min_run, struct alloc_plan *p,
 		       struct err *e)
 {
@@ -250,16 +292,14 @@ static int __plan_amid(struct qcow2 *img, uint64_t n, uint64_t min_run, struct a
 		.clusters = SEARCH_CLUSTERS,
 	};
 	struct err first = ERR_INIT;
-	int r = __plan_try(img, &s, p, &first);
+	int r;
 
+	if (__known_scarce(img, n, min_run))
+		return no_room(img, n, e);
+	r = __plan_try(img, &s, p, &first);
 	if (r == -ENOSPC) {
-		/* The device is full at its end: whatever is free, however small. */
 		ranges_done(&p->data);
-		s = (struct search){ .want = n, .min_run = min_run ? min_run : 1, .to = img->end };
-		s.multiples = min_run;
-		s.blocks = UINT32_MAX;
-		s.clusters = UINT64_MAX;
-		return __plan_try(img, &s, p, e);
+		return __plan_scarce(img, n, min_run, p, e);
 	}
 	if (r == 0)
 		img->cursor = s.from;

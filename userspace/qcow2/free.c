@@ -119,8 +119,7 @@ int __free_clusters(struct qcow2 *img, const struct qcow2_range *v, size_t n, un
 	if (r < 0)
 		return r;
 	__discard(img, &list);
-	if (list.v[0].off >> img->hdr.cluster_bits < img->cursor)
-		img->cursor = list.v[0].off >> img->hdr.cluster_bits;
+	__freed(img, list.v[0].off >> img->hdr.cluster_bits);
 	return flags & QCOW2_KEEP_SIZE ? 0 : __cut_end(img, &list, e);
 }
 

@@ -113,7 +113,19 @@ struct qcow2 {
 	uint64_t file_size;
 	uint64_t end;	 /* no cluster from here on is in use (writable images) */
 	uint64_t cursor; /* free clusters are looked for from here */
+	/* So many were not to be had, in such runs, from a device of that size; 0: not known. */
+	struct {
+		uint64_t n, min_run, capacity;
+	} scarce;
 };
+
+/* Clusters from @first on have become free. */
+static inline void __freed(struct qcow2 *img, uint64_t first)
+{
+	if (first < img->cursor)
+		img->cursor = first;
+	img->scarce.n = 0;
+}
 
 /* ---- small things ----------------------------------------------------------- */
 

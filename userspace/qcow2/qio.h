@@ -54,8 +54,8 @@ struct qio {
 	void (*destroy)(struct qio *q);
 
 	const char *name;  /* for sentences; lives as long as the handle */
-	uint64_t capacity; /* no offset reaches behind this; 0: grows (a file) */
-	bool is_bdev;	   /* a block device: never grows, holds old content */
+	uint64_t capacity; /* no offset reaches behind this; 0: grows with its writes (a file) */
+	bool is_bdev;	   /* a block device: grows if somebody enlarges it, holds old content */
 	uint32_t align;	   /* I/O in multiples of this is not read-modify-write */
 };
 

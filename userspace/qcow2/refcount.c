@@ -486,8 +486,7 @@ static int commit_moved(struct qcow2 *img, struct err *e)
 	}
 	if (r == 0)
 		r = write_blocks(img, e);
-	if (old < img->cursor)
-		img->cursor = old;
+	__freed(img, old);
 	return flush(img, r, e);
 }
 
