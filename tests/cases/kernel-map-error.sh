@@ -106,6 +106,7 @@ same(disk.read(100 * 8, 48), pattern(1, 100 * 8, 48), "the blocks read again")
 same(dest.disk.read(0, nr), disk.read(0, nr), "and the copy is exact")
 disk.write(101 * 8, pattern(6, 101 * 8, 24))
 same(disk.read(101 * 8, 24), pattern(6, 101 * 8, 24), "and are written")
+view.end()
 for d in (disk, other, base.disk, top.disk, dest.disk):
     d.close()
 view.remove()
