@@ -14,6 +14,8 @@ import selectors
 import socket
 import sys
 
+import slow
+
 TIMEOUT = 120
 
 
@@ -53,6 +55,7 @@ class Client:
 
     def command(self, text):
         """Sends text as it is; returns the reply, handing events on."""
+        slow.pause()
         self.sock.sendall(text.encode() + b"\n")
         while True:
             msg = self.recv()

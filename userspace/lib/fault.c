@@ -10,17 +10,21 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <unistd.h>
 
 static struct fault_file *file;
+static unsigned long slow_us;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 /* What a test asked for and does not get would be a test that can't fail. */
-static void map_file(void)
+static void read_environment(void)
 {
-	const char *path = getenv("LIVECHAIN_FAULTS");
+	const char *path = getenv("LIVECHAIN_FAULTS"), *slow = getenv("LIVECHAIN_SLOW");
 	int fd;
 
+	if (slow)
+		slow_us = strtoul(slow, NULL, 10) * 1000;
 	if (!path)
 		return;
 	fd = open(path, O_RDWR | O_CLOEXEC);
@@ -33,12 +37,21 @@ static void map_file(void)
 	close(fd);
 }
 
+static void take_time(void)
+{
+	unsigned int r;
+
+	if (slow_us && getrandom(&r, sizeof(r), 0) == sizeof(r))
+		usleep((r >> 8) % (slow_us / (r % 16 ? 32 : 1) + 1));
+}
+
 void fault_point(const char *what, const char *whom)
 {
 	const char *slash = strrchr(whom, '/');
 	uint64_t n;
 
-	pthread_once(&once, map_file);
+	pthread_once(&once, read_environment);
+	take_time();
 	if (!file)
 		return;
 	n = __atomic_add_fetch(&file->count, 1, __ATOMIC_SEQ_CST);

@@ -7,6 +7,8 @@
  * The environment's LIVECHAIN_FAULTS names a file that the test made, FAULT_FILE_SIZE bytes of
  * zeros, and shares with the daemon: struct fault_file. Points are counted from when the
  * test sets @count to 0; at the one whose number is @die_at the process gets SIGKILL.
+ * LIVECHAIN_SLOW=MS: at each point it waits at random, one time of 16 up to so many milliseconds,
+ * else up to a 32nd of that.
  */
 #ifndef LIVECHAIN_FAULT_H
 #define LIVECHAIN_FAULT_H
