@@ -69,16 +69,19 @@ static __always_inline bool follows(u64 expect, u64 next, u64 mask)
 }
 
 /*
- * How many sectors from the start of @block on, at most @max, go on as entry @e does.
- * Bits out of @mask are let differ.
+ * How many sectors from the start of @block on, at most @max, go on as entry @e does, which
+ * comes from @slot. Bits out of @mask are let differ.
+ *
+ * Each slice's slot is read once: a `forget` may empty it at any moment, and what is absent has no
+ * successor of data.
  */
-static unsigned int run_length(struct lc_view *view, u64 block, u64 e, unsigned int max, u64 mask)
+static unsigned int run_length(struct lc_view *view, u64 block, unsigned long slot, u64 e,
+			       unsigned int max, u64 mask)
 {
 	const unsigned int bs = lc_block_sectors(view);
 	const u64 step = lc_entry_type(e) == LC_DATA ? bs : 0;
 	unsigned int len = bs, i = (block & LC_SLICE_MASK) + 1;
 	u64 slice = block >> LC_SLICE_SHIFT;
-	unsigned long slot = slot_of(view, slice);
 
 	for (;;) {
 		if (lc_slot_is_run(slot)) {
@@ -128,14 +131,15 @@ static __always_inline void __extent(struct lc_view *view, sector_t sector, unsi
 {
 	const u64 block = sector >> view->block_shift;
 	const unsigned int offset = sector & (lc_block_sectors(view) - 1);
-	u64 e = entry_of(view, slot_of(view, block >> LC_SLICE_SHIFT), block & LC_SLICE_MASK);
+	const unsigned long slot = slot_of(view, block >> LC_SLICE_SHIFT);
+	u64 e = entry_of(view, slot, block & LC_SLICE_MASK), mask;
 
 	x->type = lc_entry_type(e);
 	x->entry = e;
 	x->len = max;
+	mask = x->type == LC_DATA ? data_mask : zero_mask;
 	if (offset + max > lc_block_sectors(view))
-		x->len = run_length(view, block, e, offset + max, x->type == LC_DATA ?
-				    data_mask : zero_mask) - offset;
+		x->len = run_length(view, block, slot, e, offset + max, mask) - offset;
 	if (likely(x->type == LC_DATA))
 		data_extent(view, e, offset, x);
 }

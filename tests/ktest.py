@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # The head of every Python part of a kernel case (lib-kernel.sh, python_checks).
 import errno
+import mmap
 import os
 import random
 import subprocess
