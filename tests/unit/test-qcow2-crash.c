@@ -530,7 +530,8 @@ static void hidden_growth_refused(void **state)
 	(void)state;
 	q_run("truncate -s 8M b.raw");
 	for (unsigned int version = 2; version <= 3; version++) {
-		struct scene s = { .opts = { .size = (1 << 20) + (version == 3) * 512,
+		const uint64_t size = (1 << 20) + 512;
+		struct scene s = { .opts = { .size = size,
 					     .version = version,
 					     .backing_file = "b.raw",
 					     .backing_format = "raw" } };
@@ -538,7 +539,8 @@ static void hidden_growth_refused(void **state)
 		scene_new(&s, 0);
 		assert_int_equal(qcow2_grow(s.img, 4 << 20, 8 << 20, NULL), -EOPNOTSUPP);
 		assert_int_equal(s.log.n, 0);
-		q_ok(qcow2_grow(s.img, 4 << 20, 1 << 20, &s.e), &s.e);
+		/* one that ends amid the same cluster as the image has nothing to hide */
+		q_ok(qcow2_grow(s.img, 4 << 20, size, &s.e), &s.e);
 		scene_done(&s);
 	}
 }

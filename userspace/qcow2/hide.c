@@ -37,9 +37,11 @@ int hide_begin(struct qcow2 *img, struct hide *h, uint64_t size, struct err *e)
 	size_t n;
 	int r;
 
-	h->end = round_up_to(h->end < size ? h->end : size, img->cluster_size);
+	if (h->end > size)
+		h->end = size;
 	if (h->end <= img->hdr.size)
 		return 0;
+	h->end = round_up_to(h->end, img->cluster_size);
 	if (img->hdr.version < 3)
 		return img_err(img->io, e, EOPNOTSUPP,
 			       "it can't grow over a longer backing file: version 2 can't say that there are zeros");
