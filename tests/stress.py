@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Random operations on several busy disks, while the daemon is killed and restarted.
 
-stress.py DIR DEVICE --work W --daemon P [--seed N] [--seconds S] [--cgroup G] [--disks K] [--chain]
+stress.py DIR DEVICE --work W --daemon P [--seed N] [--seconds S] [--cgroup G] [--disks K]
           [--verbose]
 
 Each disk has a thread that picks operations of OPS, a guest whose every read is compared
@@ -10,8 +10,8 @@ Each disk has a thread that picks operations of OPS, a guest whose every read is
 The last one's fio works through the page cache, in a memory cgroup below G with too little
 memory. Beside them one of FATES befalls the daemon every few seconds.
 
-An operation is a function of a Disk and a line in OPS (--chain: those of stress_chain.py as well) with
-its weight. It returns False where it does not apply. Prints "pass TEXT", "fail TEXT" and "# notes".
+An operation is a function of a Disk and a line in OPS (or those of stress_chain.py) with its weight. It
+returns False where it does not apply. Prints "pass TEXT", "fail TEXT" and "# notes".
 """
 import argparse
 import collections
@@ -436,6 +436,7 @@ OPS = {     # name: (function, weight)
     "reload": (reload, 4),
     "idle": (idle, 2),
     "detach, attach": (None, 1),    # ends an attachment: live()
+    **stress_chain.OPS,
 }
 
 
@@ -614,15 +615,12 @@ def main():
     p.add_argument("--daemon", required=True)
     p.add_argument("--cgroup", help="memory cgroup (version 2) to make groups in")
     p.add_argument("--disks", type=int, default=3)
-    p.add_argument("--chain", action="store_true", help="jobs that change the chain, too")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--seconds", type=float, default=100)
     p.add_argument("--verbose", action="store_true")
     args = p.parse_args()
     sys.stdout.reconfigure(line_buffering=True)
     faulthandler.dump_traceback_later(4 * args.seconds + 8 * stress_world.PATIENCE, exit=True)
-    if args.chain:
-        OPS.update(stress_chain.OPS)
     status = Runner(args).run()
     sys.stdout.flush()
     os._exit(status)    # threads of a failed run may hang

@@ -4,8 +4,7 @@
 #
 # LIVECHAIN_SECONDS=N: how long (300; 3600 and more for a thorough one); repeat a failure with
 #	LIVECHAIN_SEED=N LIVECHAIN_SECONDS=S tests/run daemon-stress
-# LIVECHAIN_VERBOSE=1: tell each operation. LIVECHAIN_STRESS=chain: stream, commit and mirror as well, which
-# make check leaves out till many seeds have passed.
+# LIVECHAIN_VERBOSE=1: tell each operation.
 # kernels: 6.1 debug
 # timeout: 1500
 # mem: 3072
@@ -32,6 +31,6 @@ while read -r verdict text; do
 	esac
 done < <(PYTHONDONTWRITEBYTECODE=1 python3 -S "$TOP/tests/stress.py" "$T/img" /dev/ram1 --work "$T" \
 	--daemon "$LIVECHAIND" ${CGROUP:+--cgroup "$CGROUP"} --seed "$SEED" --seconds "$seconds" \
-	${LIVECHAIN_VERBOSE:+--verbose} ${LIVECHAIN_STRESS:+"--$LIVECHAIN_STRESS"} 2>&1; echo "status $?")
+	${LIVECHAIN_VERBOSE:+--verbose} 2>&1; echo "status $?")
 ok "$status" "all of it (LIVECHAIN_SEED=$SEED LIVECHAIN_SECONDS=$seconds)"
 [ "$status" = 0 ] || diag "$(tail -n 40 "$T/stress-daemon.log")"
