@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# A file system on the disk, exercised at random (tests/fsx.c, stress-ng), during snapshots, backups and
-# deaths of the daemon: every byte read is right, it ends whole, and so is each backup.
+# A file system on the disk, exercised at random (tests/fsx.c, stress-ng), during snapshots, backups, streams, commits,
+# mirrors and deaths of the daemon: every byte read is right, it ends whole, and so is each backup.
 #
 # LIVECHAIN_SECONDS=N: how long (30); LIVECHAIN_SEED=N: the same choices again.
 # kernels: 6.1 debug
@@ -50,7 +50,7 @@ ng() {
 ng >"$T/rounds" & pids[3]=$!
 
 # --- operations ------------------------------------------------------------------------------
-nr=0 backups=0 frozen=0 snapshots=0 kills=0 wrong=
+nr=0 backups=0 frozen=0 snapshots=0 jobs=0 mirrors=0 kills=0 wrong=
 
 # backup_now ID [COMMAND...]: as soon as it has begun COMMAND is run; its image is clean then.
 backup_now() {
@@ -103,9 +103,85 @@ whole() {
 }
 
 op_snapshot() {
-	[ $snapshots -lt 8 ] || return 0
+	[ $snapshots -lt 12 ] || return 0
 	nr=$((nr + 1)) snapshots=$((snapshots + 1))
 	qdo blockdev-snapshot-sync "'device': 'vm1', 'snapshot-file': '$IMG/s$nr', 'snapshot-node-name': 's$nr'" >/dev/null
+}
+
+# --- jobs that change the chain: what they were given is done by the time that the daemon says so, or the job is lost with a
+# daemon that died, and the chain is what it was
+
+own=i1 # our nodes, newest first, called as their files are
+
+# The files of the disk's images, top first.
+chain() { qdo query-block | jq -r '.[0].inserted.image | recurse(."backing-image" // empty) | .filename'; }
+
+# Whether the job has concluded; who is ready is told to complete.
+job_over() {
+	case $(qdo query-jobs | jq -r ".[] | select(.id == \"$1\").status") in
+	ready) qdo job-complete "'id': '$1'" >/dev/null 2>&1; return 1;;
+	concluded) return 0;;
+	*) return 1;;
+	esac
+}
+
+# A node of an image that has left the chain keeps what is below it from commits.
+drop_left() {
+	local n left=
+	for n in $own; do
+		if chain | grep -q "/$n\$"; then left="$left $n"; else del "$n" >/dev/null || return; fi
+	done
+	own=$left
+}
+
+# chain_job WANTED VERB ARGUMENTS: to its end; @WANTED is the chain then. Now and then the daemon dies meanwhile.
+chain_job() {
+	local want=$1 before error deaths=$kills
+	nr=$((nr + 1)) jobs=$((jobs + 1))
+	before=$(chain)
+	qdo "$2" "'device': 'vm1', 'job-id': 'j$nr', 'auto-dismiss': false, $3" >/dev/null || return
+	[ $((RANDOM % 3)) != 0 ] || op_kill || return
+	wait_for "job_over j$nr" 200 || return
+	error=$(qdo query-jobs | jq -r ".[] | select(.id == \"j$nr\").error // empty")
+	if [ -n "$error" ]; then
+		case $error in
+		*"lost the job"* | *"the daemon ended while it"*) [ "$kills" -gt $deaths ] && want=$before || return;;
+		*) diag "$2: $error"; return 1;;
+		esac
+	fi
+	[ "$(chain)" = "$want" ] || { diag "after $2 the chain is $(chain | tr '\n' ' ')"; return 1; }
+	qdo job-dismiss "'id': 'j$nr'" >/dev/null && drop_left
+}
+
+op_stream() {
+	local files
+	mapfile -t files < <(chain)
+	[ ${#files[@]} -gt 1 ] || return 0
+	chain_job "${files[0]}" block-stream "'on-error': 'report'"
+}
+
+# The image below the active one goes into the next.
+op_commit() {
+	local files
+	mapfile -t files < <(chain)
+	[ ${#files[@]} -gt 2 ] || return 0
+	chain_job "$(printf '%s\n' "${files[0]}" "${files[@]:2}")" block-commit "'top': '${files[1]}', 'base': '${files[2]}'"
+}
+
+# The active image goes into the one below, unless that is raw: it would be the top.
+op_commit_active() {
+	local files
+	mapfile -t files < <(chain)
+	[ ${#files[@]} -gt 2 ] || return 0
+	chain_job "$(printf '%s\n' "${files[@]:1}")" block-commit "'base': '${files[1]}'"
+}
+
+op_mirror() {
+	local m=m$((nr + 1))
+	[ $mirrors -lt 4 ] || return 0
+	mirrors=$((mirrors + 1)) own="$m $own"
+	qemu-img create -q -f qcow2 -o cluster_size=$((4096 << RANDOM % 10)) "$IMG/$m" ${size}M
+	add "$m" "$IMG/$m" >/dev/null && chain_job "$IMG/$m" blockdev-mirror "'target': '$m', 'sync': 'full'"
 }
 
 op_trim() { fstrim "$mnt"; }
@@ -117,15 +193,16 @@ op_kill() {
 	restart_daemon
 }
 
-OPS=(op_backup op_frozen op_frozen op_snapshot op_snapshot op_trim op_kill)
+OPS=(op_backup op_frozen op_frozen op_snapshot op_snapshot op_trim op_kill op_stream op_commit op_commit_active op_mirror)
 end=$((SECONDS + seconds))
-todo=(op_backup op_frozen op_snapshot op_trim op_kill) # each at least once
+# Each at least once; for each commit there is something to commit.
+todo=(op_backup op_snapshot op_frozen op_snapshot op_commit op_trim op_commit_active op_mirror op_kill op_snapshot op_stream)
 while [ $SECONDS -lt $end ] || [ ${#todo[@]} -gt 0 ]; do
 	if [ ${#todo[@]} -gt 0 ]; then op=${todo[0]}; todo=("${todo[@]:1}"); else op=${OPS[RANDOM % ${#OPS[@]}]}; fi
 	"$op" || { wrong="$op ($nr)"; break; }
 	sleep "0.$((RANDOM % 10))"
 done
-is "$wrong" "" "operations: $snapshots snapshots, $backups backups, $frozen of a frozen disk, $kills deaths (LIVECHAIN_SEED=$SEED)"
+is "$wrong" "" "operations: $snapshots snapshots, $backups backups, $frozen of a frozen disk, $jobs jobs on the chain, $kills deaths (LIVECHAIN_SEED=$SEED)"
 kill -0 "${pids[1]}" && kill -0 "${pids[2]}" && kill -0 "${pids[3]}"
 ok $? "the load ran all the while"
 
