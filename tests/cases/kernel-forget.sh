@@ -7,7 +7,9 @@
 . "$(dirname "$0")/../lib-kernel.sh"
 plan 5
 kernel_setup 1 64
-echo 1 >/sys/kernel/rcu_expedited	# a forget waits for a grace period: many, not long ones
+# A forget waits for a grace period: many, not long ones.
+cleanup_fn eval "echo $(cat /sys/kernel/rcu_expedited) >/sys/kernel/rcu_expedited"
+echo 1 >/sys/kernel/rcu_expedited
 python_checks "${LIVECHAIN_SECONDS:-10}" "$SEED" "${RAM[@]}" <<'E2'
 SECONDS, SEED, DISKS = float(DISKS[0]), int(DISKS[1]), DISKS[2:]
 SLICES, LARGE = 4, 1 << 20
@@ -22,11 +24,12 @@ want[:] = pattern(SEED, 0, nr)
 
 def user(step):
     """A process that calls step(file, memory, first, end) with byte ranges until its time is over."""
+    mine = random.Random(rng.random())
     pid = os.fork()
     if pid:
         return pid
     try:
-        mine, fd = random.Random(SEED + os.getpid()), os.open(view.dm.path, os.O_RDWR | os.O_DIRECT)
+        fd = os.open(view.dm.path, os.O_RDWR | os.O_DIRECT)
         memory, end = mmap.mmap(-1, LARGE), time.monotonic() + SECONDS
         while time.monotonic() < end:
             first = mine.randrange(nr // 8) * 4096
