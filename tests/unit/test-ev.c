@@ -187,6 +187,37 @@ static void test_defer(void **state)
 	assert_string_equal(order, "12z");
 }
 
+static struct ev_defer *last;
+
+/* Always more to do, as a client has that never ends its request: at most 100 times. */
+static void cancel_last_and_go_on(void *arg)
+{
+	int *n = arg;
+
+	ev_defer_cancel(last);
+	last = NULL;
+	if (++*n < 100)
+		ev_defer(ev, cancel_last_and_go_on, n);
+}
+
+/* The last of a turn is cancelled by another of it: the turn ends all the same. */
+static void test_defer_cancel_last(void **state)
+{
+	int n = 0;
+
+	(void)state;
+	order[0] = '\0';
+	ev_defer(ev, cancel_last_and_go_on, &n);
+	last = ev_defer(ev, note, W("never"));
+	for (int turn = 1; turn <= 3; turn++) {
+		ev_run_once(ev, 0);
+		assert_int_equal(n, turn);
+	}
+	assert_string_equal(order, "");
+	while (n < 100)
+		ev_run_once(ev, 0);
+}
+
 static void on_signal(int signo, void *arg)
 {
 	*(int *)arg = signo;
@@ -407,6 +438,7 @@ int main(void)
 		T(test_regular_file_is_refused),
 		T(test_timers),
 		T(test_defer),
+		T(test_defer_cancel_last),
 		T(test_signal),
 		T(test_queues_keep_order),
 		T(test_reserved_queue_never_waits),

@@ -39,6 +39,7 @@ struct ev_timer {
 struct ev_defer {
 	struct ev *ev;
 	struct ev_defer *prev, *next;
+	uint64_t turn; /* when it was deferred */
 	ev_fn fn;
 	void *arg;
 };
@@ -49,7 +50,8 @@ struct ev {
 	int status;
 	struct ev_source *sources, *graves;
 	struct ev_timer *timers, *armed;
-	struct ev_defer *defers, *defers_tail;
+	struct ev_defer *defers, *defers_tail; /* oldest first */
+	uint64_t turn;
 	int sigfd;
 	struct ev_source *sigsrc;
 	sigset_t sigset;
@@ -231,6 +233,7 @@ struct ev_defer *ev_defer(struct ev *ev, ev_fn fn, void *arg)
 	struct ev_defer *d = xcalloc(1, sizeof(*d));
 
 	d->ev = ev;
+	d->turn = ev->turn;
 	d->fn = fn;
 	d->arg = arg;
 	d->prev = ev->defers_tail;
@@ -257,18 +260,19 @@ void ev_defer_cancel(struct ev_defer *d)
 	free(d);
 }
 
-/* What was deferred before this turn; what these defer comes in the next, after descriptors. */
+/*
+ * What was deferred before this turn; what these defer comes in the next, after descriptors. Each
+ * may cancel any other, the last of this turn too.
+ */
 static void run_defers(struct ev *ev)
 {
-	struct ev_defer *last = ev->defers_tail;
-	bool more = last != NULL;
+	uint64_t turn = ev->turn++;
 
-	while (more && ev->defers && !ev->stopped) {
+	while (ev->defers && ev->defers->turn <= turn && !ev->stopped) {
 		struct ev_defer *d = ev->defers;
 		ev_fn fn = d->fn;
 		void *arg = d->arg;
 
-		more = d != last;
 		ev_defer_cancel(d);
 		fn(arg);
 	}
