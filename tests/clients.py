@@ -35,8 +35,8 @@ def connect(path):
 
 
 CLIENTS_MAX = 100       # the daemon's MONITOR_CLIENTS_MAX
-MEMORY_MAX = 400        # MiB: MONITOR_HELD_MAX, and what is freed but not given back
-WAIT_MAX = 15          # s, for the neighbour: two slow cores that others use too
+MEMORY_MAX = 320        # MiB: MONITOR_HELD_MAX, and what is freed but not given back yet
+WAIT_MAX = 5           # s, for the neighbour: two slow cores that others use too
 MIB = 1 << 20
 share = .04
 

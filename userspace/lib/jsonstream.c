@@ -129,7 +129,7 @@ bool json_stream_busy(const struct json_stream *s)
 
 size_t json_stream_cost(const struct json_stream *s)
 {
-	return json_stream_busy(s) ? s->cost + s->tok.len : s->last_cost;
+	return json_stream_busy(s) ? s->cost + s->tok.size : s->last_cost;
 }
 
 /* --- the parser --- */
