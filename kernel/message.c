@@ -6,6 +6,9 @@
 #include "message.h"
 #include "table.h"
 
+/* Only root sends messages, and an errno alone does not tell the reason: 20 a second, not 2. */
+static DEFINE_RATELIMIT_STATE(refusals, DEFAULT_RATELIMIT_INTERVAL, 100);
+
 int lc_refuse(struct dm_target *ti, int err, const char *verb, const char *fmt, ...)
 {
 	struct va_format vaf;
@@ -14,7 +17,8 @@ int lc_refuse(struct dm_target *ti, int err, const char *verb, const char *fmt, 
 	va_start(args, fmt);
 	vaf.fmt = fmt;
 	vaf.va = &args;
-	DMWARN_LIMIT("%s: %s: %pV", dm_device_name(dm_table_get_md(ti->table)), verb, &vaf);
+	if (__ratelimit(&refusals))
+		DMWARN("%s: %s: %pV", dm_device_name(dm_table_get_md(ti->table)), verb, &vaf);
 	va_end(args);
 	return err;
 }
