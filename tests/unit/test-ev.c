@@ -359,6 +359,33 @@ static void test_done_may_submit_more(void **state)
 	assert_int_equal(again_left, -1);
 }
 
+/* The next has run before this returns, as under a guest's load: at most 100 times. */
+static void slow_done(void *arg)
+{
+	int *n = arg;
+
+	if (++*n >= 100)
+		return;
+	worker_submit(again_worker, nothing, slow_done, n);
+	usleep(5000);
+}
+
+/* Work that never ends leaves a turn to the others. */
+static void test_dones_leave_a_turn(void **state)
+{
+	int n = 0;
+
+	(void)state;
+	again_worker = worker_new(ev, 1, NULL);
+	worker_submit(again_worker, nothing, slow_done, &n);
+	for (int turn = 1; turn <= 3; turn++) {
+		ev_run_once(ev, -1);
+		assert_int_equal(n, turn);
+	}
+	worker_free(again_worker);
+	assert_int_equal(n, 100);
+}
+
 /* --- helpers of util.h that only this test covers --- */
 
 static void test_numbers(void **state)
@@ -443,6 +470,7 @@ int main(void)
 		T(test_queues_keep_order),
 		T(test_reserved_queue_never_waits),
 		T(test_done_may_submit_more),
+		T(test_dones_leave_a_turn),
 		cmocka_unit_test(test_numbers),
 		cmocka_unit_test(test_durable_file),
 	};

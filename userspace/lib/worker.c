@@ -45,6 +45,7 @@ struct worker {
 	pthread_mutex_t lock;
 	pthread_cond_t cond;
 	struct list ready, finished; /* under the lock */
+	unsigned nr_finished;	     /* under the lock */
 	bool stop;
 	unsigned nr_threads;
 	pthread_t *threads;
@@ -99,6 +100,7 @@ static void run_one(struct worker *w, struct work *work)
 	pthread_mutex_lock(&w->lock);
 	/* Finished before the next is readied: the @dones keep the order. */
 	list_push(&w->finished, work);
+	w->nr_finished++;
 	if (work->q) {
 		next = list_pop(&work->q->waiting);
 		if (next)
@@ -163,17 +165,22 @@ static void queue_destroy(struct worker_queue *q)
 	free(q);
 }
 
+/* Of what has finished by now: what finishes meanwhile comes in the next turn, after others. */
 static void run_dones(struct worker *w)
 {
+	struct worker_queue *q;
 	struct work *work;
+	unsigned n;
 
-	for (;;) {
-		struct worker_queue *q;
-
+	pthread_mutex_lock(&w->lock);
+	n = w->nr_finished;
+	pthread_mutex_unlock(&w->lock);
+	while (n--) {
 		pthread_mutex_lock(&w->lock);
 		work = list_pop(&w->finished);
+		w->nr_finished -= work != NULL;
 		pthread_mutex_unlock(&w->lock);
-		if (!work)
+		if (!work) /* a turn within one of these had them all */
 			return;
 		q = work->q;
 		w->pending--;
