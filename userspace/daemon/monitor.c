@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include <errno.h>
-#include <malloc.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -19,8 +18,6 @@
 /* Messages of one client in one turn, and the time for them: all others wait, disks too. */
 #define TURN_MAX 64
 #define TURN_US	 500
-/* Once a client is gone that held more, unused memory is given back to the system. */
-#define TRIM_MIN (1u << 20)
 /* Messages of a client that is gone. */
 #define GONE_MAX 8
 
@@ -52,7 +49,6 @@ static struct ev *loop;
 static struct monitor *monitors;
 static unsigned nr_monitors;
 static size_t held_by_all;
-static struct ev_defer *trim_defer;
 static struct {
 	ev_fn fn;
 	void *arg;
@@ -76,17 +72,6 @@ static void release(struct monitor *m)
 	m->stream = NULL;
 	strbuf_done(&m->out);
 	m->out_pos = 0;
-}
-
-/*
- * What clients held lies between what others hold: malloc keeps it, and the next large value may
- * not fit into the gaps.
- */
-static void trim(void *arg)
-{
-	(void)arg;
-	trim_defer = NULL;
-	malloc_trim(0);
 }
 
 /*
@@ -114,8 +99,6 @@ static void monitor_close(struct monitor *m)
 	close(m->fd);
 	if (m->closed)
 		m->closed(m->closed_arg);
-	if (m->held > TRIM_MIN && !trim_defer)
-		trim_defer = ev_defer(loop, trim, NULL);
 	if (!m->pumping)
 		release(m);
 	ev_defer(loop, free_later, m);
@@ -426,8 +409,6 @@ void monitor_done(void)
 		drained(NULL);
 	if (loop)
 		ev_run_once(loop, 0);
-	ev_defer_cancel(trim_defer);
-	trim_defer = NULL;
 	loop = NULL;
 }
 
