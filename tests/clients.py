@@ -10,6 +10,7 @@ one client behaves well, and says how long it has waited. --share 1: 1 GiB of ga
 """
 import argparse
 import json
+import multiprocessing
 import os
 import random
 import resource
@@ -457,31 +458,38 @@ def as_nobody(path):
     return got
 
 
-class Neighbour(threading.Thread):
-    """A client that behaves well, all the while: how long was its longest wait?"""
+class Neighbour:
+    """A client that behaves well, all the while: how long was its longest wait? A process: a kind that never rests
+    would keep a thread of ours waiting, not the daemon."""
 
     def __init__(self, path):
-        super().__init__(daemon=True)
-        self.client = qmp.Client(path, lambda e: None)
-        self.client.negotiate()
-        self.longest, self.n, self.wrong, self.stop = 0, 0, None, False
-        self.start()
+        self.pipe, end = multiprocessing.Pipe()
+        self.process = multiprocessing.get_context("fork").Process(target=self.run, args=(path, end), daemon=True)
+        self.process.start()
+        end.close()
+        self.pipe.recv()
 
-    def run(self):
+    @staticmethod
+    def run(path, pipe):
+        longest, n, wrong = 0, 0, None
+        client = qmp.Client(path, lambda e: None)
+        client.negotiate()
+        pipe.send("ready")
         try:
-            while not self.stop:
+            while not n or not pipe.poll(.01):
                 begin = time.monotonic()
-                self.client.command('{"execute": "query-block-exports"}')
-                self.longest = max(self.longest, time.monotonic() - begin)
-                self.n += 1
-                time.sleep(.01)
+                client.command('{"execute": "query-block-exports"}')
+                longest = max(longest, time.monotonic() - begin)
+                n += 1
         except (OSError, ValueError) as e:
-            self.wrong = e
+            wrong = repr(e)
+        pipe.send((longest, n, wrong))
 
     def end(self):
-        self.stop = True
-        self.join(240)
-        self.client.sock.close()
+        self.pipe.send("end")
+        assert self.pipe.poll(240), "the neighbour waits for ever"
+        self.longest, self.n, self.wrong = self.pipe.recv()
+        self.process.join()
 
 
 def native(daemon, seed):
@@ -523,7 +531,7 @@ def one_kind(i, f, path, rng):
     good = good and not neighbour.wrong and neighbour.longest < WAIT_MAX and used < MEMORY_MAX
     print("%sok %d - %s: %s; a neighbour waited %.2f s of %d times, %d MiB, %.1f s%s" % (
         "" if good else "not ", i, f.__name__, text, neighbour.longest, neighbour.n, used,
-        time.monotonic() - start, ", %r" % neighbour.wrong if neighbour.wrong else ""), flush=True)
+        time.monotonic() - start, ", %s" % neighbour.wrong if neighbour.wrong else ""), flush=True)
     return good
 
 
