@@ -38,6 +38,8 @@ BUILD = os.environ.get("LIVECHAIN_BUILD", os.path.join(TOP, "build"))
 MOUNT = "/mnt/crash"
 MIB = 1 << 20
 LIMIT = 240
+# No further operations: the log lies in the VM's memory, of which it has 1 GiB at least.
+LOG_MAX = 800 * MIB
 
 
 def run(*args):
@@ -117,6 +119,9 @@ class Disks:
         self.server.wait(LIMIT)
         os.unlink(os.path.join(self.work, "control"))
 
+    def logged(self):
+        return os.path.getsize(os.path.join(self.work, "log"))
+
     def save_log(self, out):
         run("cp", os.path.join(self.work, "log"), os.path.join(out, "log"))
 
@@ -161,6 +166,9 @@ class Files:
         if self.dm:
             self.dm.remove()
         self.dm = None
+
+    def logged(self):
+        return 512 * int(self.dm.status().split()[-1])
 
     def save_log(self, out):
         end = cutlog.dm_log_end("/dev/ram1")
@@ -255,6 +263,7 @@ class Recorder:
         self.free = [n for n in self.images if n != "a"]
         self.worlds, self.counts, self.jobs, self.old = [], {}, 0, []
         self.least = 1 << 60    # bytes free in the file system
+        self.logs = 0           # bytes of the log, in the end
         self.raw = self.rests = False
         self.clock = mmap.mmap(-1, 4096)
         self.daemon = Daemon(work)
@@ -421,7 +430,7 @@ class Recorder:
         end, tries = time.monotonic() + seconds, 60
         todo = list(OPS)
         self.rng.shuffle(todo)
-        while time.monotonic() < end or todo:
+        while time.monotonic() < end and self.layout.logged() < LOG_MAX or todo:
             name = todo.pop() if todo else self.rng.choice(list(OPS))
             self.step = name
             done = OPS[name](self)
@@ -449,6 +458,7 @@ class Recorder:
         self.daemon.quit()
         self.now(settled=self.settled(self.chain))
         run("umount", MOUNT)
+        self.logs = self.layout.logged()
         self.layout.end()
 
     def save(self):
@@ -551,8 +561,8 @@ def main():
     for step in (r.begin, lambda: r.operate(a.seconds), r.finish, r.save):
         step()
         times.append(time.monotonic())
-    print("%d events of the guest; %s; %d KiB free at least" % (r.events(), ", ".join(
-        "%s %d" % x for x in sorted(r.counts.items())), r.least >> 10))
+    print("%d events of the guest; %s; %d KiB free at least, %d MiB logged" % (r.events(), ", ".join(
+        "%s %d" % x for x in sorted(r.counts.items())), r.least >> 10, r.logs >> 20))
     print("begin %d s, operations %d s, end %d s, save %d s" % tuple(
         b - a for a, b in zip(times, times[1:])))
     return 0

@@ -32,6 +32,7 @@ record() {
 
 what_is_left() {
 	diag "$(tail -n 40 "$T/work/daemon.log")"
+	diag "$(dmesg | tail -n 30)"
 	diag "$(losetup -l; dmsetup table; dmsetup info -c; cat /proc/locks; ls -li /mnt/crash/d/img)"
 }
 
